@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stillmap: file mappings that hold still.
+ *
+ * still_open gives a file's bytes as ordinary, immutable memory. Once a byte has been observed it never
+ * changes, whatever this or any other process does to the file: write, store through another mapping,
+ * truncate, punch, rename, unlink. Where that cannot be kept up, an access faults (state STILL_LOST); it never
+ * reads a different byte.
+ *
+ * Caveats, in full in docs/guarantees.md:
+ *   - root writing the block device, and whoever may ptrace this process, are outside every promise;
+ *   - references to the pages that the kernel keeps beyond a call (io_uring fixed buffers, MSG_ZEROCOPY,
+ *     vmsplice) may show the file as it is after a detach;
+ *   - a leased snapshot of a process that is stopped for longer than /proc/sys/fs/lease-break-time may show
+ *     changed bytes to threads that run before the warden does: STILL_STRICT leaves leases out;
+ *   - a leased mapping is not inherited by fork unless STILL_FORK_CARRY is asked for: the child faults on it.
+ *
+ * Threads: every function may be called from any thread. One snapshot may be read from any number of threads
+ * without locks; closing it is for its last owner, as with free(). No function is async-signal-safe.
+ *
+ * Errors: functions that return int give 0 or an error number and leave errno alone. Numbers below
+ * STILL_ERROR_BASE are errno values. On failure an output argument is untouched.
+ */
+#ifndef STILLMAP_STILLMAP_H
+#define STILLMAP_STILLMAP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define STILL_VERSION_MAJOR 0
+#define STILL_VERSION_MINOR 1
+#define STILL_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define STILL_API __attribute__((visibility("default")))
+#else
+#define STILL_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One snapshot of one file. Freed by still_close. */
+typedef struct still_snapshot still_snapshot;
+
+/* Which moment the bytes come from, weakest first. */
+typedef enum {
+  STILL_TORN = 1,         /* every byte holds still, yet pages may come from different instants */
+  STILL_VERIFIED = 2,     /* no change was detected while the bytes were taken */
+  STILL_POINT_IN_TIME = 3 /* all bytes are the file at one instant during still_open */
+} still_consistency;
+
+/* The way a snapshot is kept from changing. docs/design.md describes each. */
+typedef enum {
+  STILL_AUTO = 0,
+  STILL_SEALED,      /* the file cannot change; mapped directly */
+  STILL_LEASED,      /* mapped directly under a read lease; copied away before a writer gets in */
+  STILL_CLONED,      /* a reflink of the file, mapped; not in this version */
+  STILL_COPIED,      /* read into private memory */
+  STILL_PAGED,       /* pages fetched once, at first touch; not in this version */
+  STILL_SPILLED,     /* a private temporary file; not in this version */
+  STILL_COOPERATIVE, /* by name only: an advisory lock; not in this version */
+  STILL_TRUSTED      /* by name only: no protection; not in this version */
+} still_backing;
+
+/* What keeps the bytes at this moment. */
+typedef enum {
+  STILL_SHARED = 1,  /* the file's own pages, guarded */
+  STILL_PRIVATE = 2, /* memory of our own */
+  STILL_LOST = 3     /* could not be kept: an access faults, bytes never change */
+} still_state;
+
+/* Error numbers of the library's own. */
+enum {
+  STILL_ERROR_BASE = 10000,
+  STILL_ERROR_BUSY_WRITER = 10001, /* somebody has the file open for writing, and no way in the plan bears it */
+  STILL_ERROR_UNSUPPORTED = 10002, /* the way or level asked for is not to be had for this file, or not built */
+  STILL_ERROR_OVER_BUDGET = 10003, /* more private memory would be needed than memory_budget allows */
+  STILL_ERROR_CHANGING = 10004,    /* the file changed during every attempt to copy it */
+  STILL_ERROR_LOST = 10005         /* the snapshot's bytes could not be kept */
+};
+
+/* options.access: how the bytes will be read. A hint for the choice and for madvise(2). */
+enum { STILL_ACCESS_DEFAULT = 0, STILL_ACCESS_SEQUENTIAL = 1, STILL_ACCESS_RANDOM = 2 };
+
+/* options.fork: what a child made by fork(2) finds at the address of a leased mapping. */
+enum {
+  STILL_FORK_ABSENT = 0, /* nothing: an access faults. Costs nothing */
+  STILL_FORK_CARRY = 1   /* the bytes: they are made private before each fork, while writers wait as in a detach */
+};
+
+/* options.flags */
+enum {
+  STILL_STRICT = 1u << 0,   /* no lease outlives still_open: nothing is left to another process's good will */
+  STILL_SYNCED = 1u << 1,   /* a lease is kept only after fdatasync(2) under it: guards against a device that
+                               refuses dirty pages of a dead writer. Costs a flush, also on a clean file */
+  STILL_POPULATE = 1u << 2  /* map the pages in before still_open returns */
+};
+
+/* Zero means default for every field but size. */
+typedef struct still_options {
+  size_t size;               /* sizeof(still_options). Smaller than version 0.1's: EINVAL. Larger, with bytes
+                                that this version does not know and that are not zero: E2BIG */
+  still_backing backing;     /* STILL_AUTO, or insist on one */
+  still_consistency require; /* weakest level accepted; default STILL_VERIFIED */
+  uint64_t offset;           /* first byte, page-aligned or not; beyond the end: ERANGE */
+  uint64_t length;           /* bytes; 0 = to the end; beyond the end: ERANGE; overflowing: EOVERFLOW */
+  uint64_t memory_budget;    /* bytes of private memory that a copy or a detach of this snapshot may take;
+                                default: the process's (still_settings) */
+  int access;                /* STILL_ACCESS_... */
+  int fork;                  /* STILL_FORK_... */
+  unsigned flags;            /* STILL_STRICT, STILL_SYNCED, STILL_POPULATE */
+  uint32_t padding;          /* readable zero bytes promised behind the last byte (64 for simdjson, 1 for a NUL) */
+} still_options;
+
+/* Opens a snapshot of the file that path names.
+ *
+ * Promise: bytes once observed never change (see the caveats above); the level of consistency is at least
+ * options->require, and still_when tells the level reached. What is no regular file (a pipe, a terminal, a
+ * file in /proc) is read to its end. A relative path is resolved now, not when still_changed looks again.
+ * Lifetime: until the last owner's still_close. Works for empty files.
+ * Errors: those of open(2); EISDIR; ERANGE, EOVERFLOW for the range; EINVAL, E2BIG for the options; EMFILE,
+ * ENOMEM; the STILL_ERROR_... above. still_message says which file, what is in the way, and what would help.
+ * Cost: a file up to 512 KiB costs one read into recycled memory; above that a mapping and about 1 us for the
+ * lease, whatever the size. The first lease of a process starts the warden's threads (about 0.1 ms).
+ * Kernel: 5.10 or later; levels are better from 6.13 on (multigrain time stamps).
+ * Sources: open(2), fcntl(2) "Leases", kernel fs/locks.c. */
+STILL_API int still_open(const char* path, const still_options* options, still_snapshot** out);
+
+/* The same for an open descriptor, which stays the caller's: neither its offset nor its flags nor its locks are
+ * touched, and it may be closed as soon as this returns. The snapshot is of the whole file (options->offset
+ * counts from its start), but a pipe, a socket or a terminal is read from where it stands to its end. */
+STILL_API int still_open_fd(int fd, const still_options* options, still_snapshot** out);
+
+/* Opens count files. All or none: on an error nothing stays open, and still_message names the file.
+ * options->require = STILL_POINT_IN_TIME for more than one file asks for one instant for all of them; this
+ * version answers STILL_ERROR_UNSUPPORTED. */
+STILL_API int still_open_many(const char* const* paths, size_t count, const still_options* options,
+                              still_snapshot** out);
+
+/* The first byte. Never NULL, also for size 0; never moves while the snapshot lives; 64-byte aligned where the
+ * offset is. */
+STILL_API const void* still_data(const still_snapshot* snapshot);
+STILL_API size_t still_size(const still_snapshot* snapshot);
+
+/* The way taken by still_open. Never changes: a detach shows in still_current, from SHARED to PRIVATE. */
+STILL_API still_backing still_how(const still_snapshot* snapshot);
+STILL_API still_consistency still_when(const still_snapshot* snapshot);
+STILL_API still_state still_current(const still_snapshot* snapshot);
+
+/* Gives up this owner's share; the last one frees the memory and releases the lease. NULL is fine. */
+STILL_API void still_close(still_snapshot* snapshot);
+
+/* Another owner of the same bytes: still_close once for each. Cost: one atomic increment. */
+STILL_API still_snapshot* still_share(still_snapshot* snapshot);
+
+/* 0 only where it is proved that the path still names this inode and that its bytes are the snapshot's:
+ * sealed; or the lease held unbroken and the size equal; or stamps equal on ext4, XFS and btrfs where the
+ * snapshot is at least VERIFIED. Otherwise 1. Opened by descriptor: the path question is left out.
+ * Cost: three to six system calls. */
+STILL_API int still_changed(const still_snapshot* snapshot);
+
+/* Sets *newer to a snapshot taken now with the same options if still_changed says so; else to another owner of
+ * the same bytes, at no further cost. Errors: as still_open; a snapshot opened by descriptor of what cannot be
+ * opened again: STILL_ERROR_UNSUPPORTED. */
+STILL_API int still_refresh(const still_snapshot* snapshot, still_snapshot** newer);
+
+/* A key for caches. */
+typedef struct still_identity_t {
+  uint32_t size;  /* set by the caller: sizeof(still_identity_t) */
+  uint32_t exact; /* 1: equal keys, both exact, prove equal bytes for the same range of the file */
+  uint64_t device, inode, length;
+  uint64_t birth_ns, ctime_ns; /* nanoseconds since 1970; 0 where the file system has none */
+  uint64_t generation;         /* 0: reserved for the inode generation where one is to be had */
+} still_identity_t;
+
+/* Fills *identity: the file's identity and stamps as they were when the bytes were taken. */
+STILL_API int still_identity(const still_snapshot* snapshot, still_identity_t* identity);
+
+enum {
+  STILL_ADVISE_SEQUENTIAL = 1,
+  STILL_ADVISE_RANDOM = 2,
+  STILL_ADVISE_WILLNEED = 3,
+  STILL_ADVISE_POPULATE = 4,
+  STILL_ADVISE_HUGEPAGE = 5
+};
+
+/* madvise(2) that is right whatever keeps the bytes, and that is given again after a detach (sequential,
+ * random). length 0: to the end. A hint: where the kernel cannot take it, 0 all the same, except POPULATE,
+ * which returns the error (EFAULT where the file was truncated under its lease). */
+STILL_API int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int advice);
+
+/* Bytes of private memory that this snapshot holds now: 0 while the file's own pages serve. */
+STILL_API uint64_t still_private_bytes(const still_snapshot* snapshot);
+
+/* 0 if the bytes are valid UTF-8, else EILSEQ. Looked at once: a later call costs nothing, for the bytes hold
+ * still. */
+STILL_API int still_validate_utf8(const still_snapshot* snapshot);
+
+/* This thread's last failure in words: file, cause and remedy. Valid until the thread's next call that fails;
+ * "" if none failed. */
+STILL_API const char* still_message(void);
+
+/* Static, thread-safe text for an error number of this library or an errno value. */
+STILL_API const char* still_strerror(int error);
+STILL_API const char* still_backing_name(still_backing backing);
+STILL_API const char* still_consistency_name(still_consistency consistency);
+STILL_API const char* still_state_name(still_state state);
+STILL_API const char* still_version(void);
+
+/* For the whole process. Zero means default; each may also come from the environment. */
+typedef struct still_settings {
+  size_t size;                  /* sizeof(still_settings) */
+  uint64_t pool_bytes;          /* recycled buffers kept for copies; 64 MiB; $STILLMAP_POOL_BYTES */
+  uint64_t reserve_bytes;       /* memory kept ready for detaches; none in this version; $STILLMAP_RESERVE_BYTES */
+  uint64_t memory_budget;       /* private memory of all snapshots; half of the machine's; $STILLMAP_MEMORY_BUDGET */
+  int signal;                   /* real-time signal of the warden; the highest unused one; $STILLMAP_SIGNAL */
+  const char* temporary_folder; /* copied; $STILLMAP_TMPDIR */
+} still_settings;
+
+/* Before the first open; later: EBUSY. */
+STILL_API int still_configure(const still_settings* settings);
+
+/* What the library found out about a file, what it meant to do, and what happened. Opens the file as
+ * still_open does, with the same plan, and keeps the snapshot; still_explanation_free closes both. */
+typedef struct still_explanation still_explanation;
+
+typedef struct still_step {
+  still_backing backing;
+  int taken;          /* 1: this way was taken */
+  int tried;          /* 1: it was in the plan and was tried; 0: passed over before */
+  int error;          /* what came back when it was tried, else 0 */
+  const char* reason; /* why taken, passed over, or given up */
+} still_step;
+
+/* Returns 0 also where the open failed: see still_explanation_error. Errors: EINVAL, E2BIG, ENOMEM. */
+STILL_API int still_explain(const char* path, const still_options* options, still_explanation** out);
+STILL_API size_t still_explanation_facts(const still_explanation* explanation); /* how many */
+STILL_API const char* still_explanation_fact_name(const still_explanation* explanation, size_t index);
+STILL_API const char* still_explanation_fact_value(const still_explanation* explanation, size_t index);
+STILL_API size_t still_explanation_steps(const still_explanation* explanation); /* how many, in order of the plan */
+STILL_API int still_explanation_step(const still_explanation* explanation, size_t index, still_step* step);
+STILL_API int still_explanation_error(const still_explanation* explanation);            /* of the open; 0: success */
+STILL_API const char* still_explanation_message(const still_explanation* explanation);  /* of the failure, or "" */
+STILL_API still_snapshot* still_explanation_snapshot(const still_explanation* explanation); /* not shared; or NULL */
+STILL_API void still_explanation_free(still_explanation* explanation);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
