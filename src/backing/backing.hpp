@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The interface that every way of holding still stands behind: take the bytes, say how they stand, let them go.
+// One file a way; which one is taken is choice.hpp's to say.
+#pragma once
+
+#include <stillmap/stillmap.h>
+
+#include "choice.hpp"
+#include "linux/descriptor.hpp"
+#include "pool.hpp"
+#include "source.hpp"
+#include "warden/table.hpp"
+
+namespace stillmap {
+
+// What one open works on.
+struct opening {
+  descriptor file;      // ours: opened by us, or opened anew; empty where that could not be done
+  int caller_fd = -1;   // the caller's, where it was opened by descriptor
+  facts known;
+  request wanted;
+  plan chosen;
+
+  int fd() const noexcept { return file ? file.get() : caller_fd; }
+};
+
+// What a way of holding hands back. One of the three owners is in use.
+struct held {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+  still_consistency when = STILL_TORN;
+  stamps taken;            // of the file, as it was when the bytes were taken
+  bool stamped = false;    // `taken` belongs to these very bytes
+
+  pool::buffer buffer;               // copied
+  std::byte* mapped = nullptr;       // sealed
+  std::size_t mapped_bytes = 0;
+  warden::hold* hold = nullptr;      // leased
+  std::uint64_t charged_bytes = 0;   // of the memory budget
+};
+
+// 0, or an error number of the interface with its reason.
+struct taking {
+  int error = 0;
+  const char* reason = nullptr;  // nullptr: the plan's own
+};
+
+struct way {
+  taking (*take)(opening& from, held& into) noexcept;
+  void (*release)(held& one) noexcept;
+  still_state (*current)(const held& one) noexcept;
+  std::uint64_t (*private_bytes)(const held& one) noexcept;
+};
+
+extern const way copied_way, sealed_way, leased_way;
+
+// Where the range ends, given the size that the file has now. 0, ERANGE or EOVERFLOW.
+int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;
+
+// errno values as the interface's error numbers.
+inline int error_of(long result) noexcept { return static_cast<int>(-result); }
+
+}  // namespace stillmap

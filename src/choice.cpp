@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "choice.hpp"
+
+namespace stillmap {
+namespace {
+
+// Every writer passes through this inode and meets our lease there. f2fs and bcachefs follow where the kernel
+// tests pass on them.
+bool leases_hold(file_system system) noexcept {
+  return system == file_system::ext4 || system == file_system::xfs || system == file_system::btrfs ||
+         system == file_system::tmpfs;
+}
+
+// The verifying order was proved here.
+bool stamps_witness(file_system system) noexcept {
+  return system == file_system::ext4 || system == file_system::xfs || system == file_system::btrfs;
+}
+
+// Why the file cannot be leased, or nullptr.
+const char* no_lease(const facts& file, const machine& here) noexcept {
+  if (file.kind != file_kind::regular) return "not a regular file";
+  if (file.system == file_system::overlay) return "overlayfs: writers of the layers below do not meet the lease";
+  if (file.system == file_system::tmpfs && file.links == 0)
+    return "memory without a name (memfd): its own writable descriptor does not count as a writer";
+  if (!leases_hold(file.system)) return "file system where a lease is not known to stop every writer";
+  if (file.under_overlay) return "below the upper directory of an overlay: truncate through it breaks no lease";
+  if (!file.own_descriptor) return "the descriptor could not be opened anew";
+  if (!here.may_lease) return "another user's file, and no CAP_LEASE";
+  if (!here.warden) return "the warden's threads could not be started";
+  return nullptr;
+}
+
+const char* why_sealed(const facts& file) noexcept {
+  if (file.sealed_memory) return "sealed memory: F_SEAL_WRITE and F_SEAL_SHRINK";
+  if (file.verity) return "fs-verity: the kernel lets no one write";
+  if (file.read_only_kind && !file.loop_over_file) return "a read-only kind of file system";
+  return nullptr;
+}
+
+const char* why_not_sealed(const facts& file) noexcept {
+  if (file.read_only_kind) return "a read-only kind of file system, but on a loop device over a file that can be written";
+  return "the file can be written: no seals, no fs-verity, no read-only kind of file system";
+}
+
+struct builder {
+  plan result;
+  still_backing insisted;
+
+  // A way that can be taken.
+  void add(still_backing backing, const char* reason) noexcept {
+    if (insisted != STILL_AUTO && insisted != backing) return pass(backing, "another way was insisted on");
+    result.steps[result.count++] = {backing, outcome::planned, 0, reason};
+  }
+  void pass(still_backing backing, const char* reason) noexcept {
+    result.steps[result.count++] = {backing, outcome::passed_over, 0, reason};
+  }
+  void refuse(int error, const char* reason) noexcept {
+    if (result.refusal != 0) return;
+    result.refusal = error;
+    result.refusal_reason = reason;
+  }
+  bool planned() const noexcept {
+    for (std::size_t i = 0; i < result.count; ++i)
+      if (result.steps[i].result == outcome::planned) return true;
+    return false;
+  }
+};
+
+}  // namespace
+
+plan choose(const facts& file, const request& wanted, const machine& here, const thresholds& limits) noexcept {
+  builder build{{}, wanted.backing};
+  plan& result = build.result;
+  const bool sized = file.kind == file_kind::regular;
+  result.length = !sized ? 0 : wanted.length != 0 ? wanted.length : file.at_open.size - wanted.offset;
+
+  // What a copy could promise, and whether that is enough.
+  const char* const lease_obstacle = no_lease(file, here);
+  result.stamps_are_fine = here.multigrain_stamps;
+  result.copy_may_lease = lease_obstacle == nullptr;
+  still_consistency copy_level = STILL_TORN;
+  if (why_sealed(file) != nullptr) {
+    result.copy_witness = witness::nature;
+    copy_level = result.nature_level = STILL_POINT_IN_TIME;
+  } else if (file.kind == file_kind::stream || (file.loop_over_file && file.loop_root_only)) {
+    result.copy_witness = witness::nature;
+    copy_level = result.nature_level = STILL_VERIFIED;
+  } else if (stamps_witness(file.system) && file.own_descriptor && sized) {
+    result.copy_witness = witness::stamps;
+    copy_level = result.copy_may_lease ? STILL_POINT_IN_TIME : STILL_VERIFIED;
+  } else if (result.copy_may_lease) {
+    copy_level = STILL_POINT_IN_TIME;
+  }
+
+  const std::uint64_t budget = wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
+  const bool affordable = result.length <= budget;
+  const bool small = result.length <= (wanted.access == STILL_ACCESS_RANDOM ? limits.copy_random_max : limits.copy_max);
+
+  const auto sealed = [&] {
+    if (!sized) return build.pass(STILL_SEALED, "not a regular file");
+    if (file.system == file_system::hugetlbfs) return build.pass(STILL_SEALED, "hugetlbfs: mapped in huge pages alone");
+    if (const char* reason = why_sealed(file)) return build.add(STILL_SEALED, reason);
+    build.pass(STILL_SEALED, why_not_sealed(file));
+  };
+  const auto leased = [&](const char* reason) {
+    if (lease_obstacle != nullptr) return build.pass(STILL_LEASED, lease_obstacle);
+    if (wanted.strict) return build.pass(STILL_LEASED, "STILL_STRICT: no lease may outlive the open");
+    if (!here.lease_room) return build.pass(STILL_LEASED, "a quarter of RLIMIT_NOFILE goes to leases already");
+    if (!affordable) return build.pass(STILL_LEASED, "a detach would need more private memory than memory_budget allows");
+    build.add(STILL_LEASED, reason);
+  };
+  const auto copied = [&](const char* reason) {
+    if (file.kind == file_kind::directory) return build.pass(STILL_COPIED, "a directory");
+    if (copy_level < wanted.require) {
+      build.refuse(STILL_ERROR_UNSUPPORTED,
+                   file.kind == file_kind::generated ? "made by the kernel while it is read: a copy is torn"
+                   : lease_obstacle != nullptr && copy_level == STILL_TORN
+                       ? lease_obstacle
+                       : "no way to prove that level for this file");
+      return build.pass(STILL_COPIED, "a copy of this file cannot reach the level required");
+    }
+    if (!affordable) {
+      build.refuse(STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows");
+      return build.pass(STILL_COPIED, "more private memory than memory_budget allows");
+    }
+    build.add(STILL_COPIED, reason);
+  };
+
+  if (file.kind == file_kind::directory) build.refuse(STILL_ERROR_UNSUPPORTED, "a directory");
+
+  // A small sealed file is copied all the same: a read into warm memory is cheaper than a mapping's faults.
+  const bool copy_first = sized && small && affordable && copy_level >= wanted.require;
+  if (wanted.backing == STILL_AUTO && copy_first) {
+    copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
+    sealed();
+    leased("if no copy can be had");
+  } else {
+    sealed();
+    leased("large: the file's own pages, no copy");
+    copied(!sized ? "read to its end" : wanted.backing == STILL_COPIED ? "insisted on" : "where no mapping can be guarded");
+  }
+  for (const still_backing later : {STILL_CLONED, STILL_PAGED, STILL_SPILLED, STILL_COOPERATIVE, STILL_TRUSTED}) {
+    build.pass(later, "not in this version");
+    if (wanted.backing == later) build.refuse(STILL_ERROR_UNSUPPORTED, "not in this version");
+  }
+
+  if (!build.planned()) {
+    if (wanted.backing != STILL_AUTO) {
+      // The reason why the one insisted on was passed over.
+      for (std::size_t i = 0; i < result.count; ++i) {
+        if (result.steps[i].backing == wanted.backing) {
+          result.refusal = result.refusal == STILL_ERROR_OVER_BUDGET ? result.refusal : int{STILL_ERROR_UNSUPPORTED};
+          result.refusal_reason = result.steps[i].reason;
+        }
+      }
+    }
+    build.refuse(STILL_ERROR_UNSUPPORTED, "no way to hold this file still");
+  } else {
+    result.refusal = 0;
+  }
+  return result;
+}
+
+}  // namespace stillmap

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "snapshot.hpp"
+
+#include <errno.h>
+#include <sys/utsname.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "failure.hpp"
+#include "linux/kernel.hpp"
+#include "memory.hpp"
+#include "options.hpp"
+#include "settings.hpp"
+#include "warden/arming.hpp"
+#include "warden/warden.hpp"
+
+namespace stillmap {
+namespace {
+
+const way* way_of(still_backing backing) noexcept {
+  switch (backing) {
+    case STILL_SEALED: return &sealed_way;
+    case STILL_LEASED: return &leased_way;
+    case STILL_COPIED: return &copied_way;
+    default: return nullptr;
+  }
+}
+
+// Multigrain time stamps came with Linux 6.13, for the file systems whose stamps we go by.
+bool kernel_has_multigrain_stamps() noexcept {
+  static const bool result = [] {
+    utsname name;
+    int major = 0, minor = 0;
+    if (::uname(&name) != 0 || std::sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+    return major > 6 || (major == 6 && minor >= 13);
+  }();
+  return result;
+}
+
+machine look_at_machine(const facts& known, std::uint64_t length) noexcept {
+  machine here;
+  here.may_lease = kernel::effective_user() == known.owner || kernel::has_lease_capability();
+  here.multigrain_stamps = kernel_has_multigrain_stamps();
+  const std::uint64_t budget = settings::instance().memory_budget, charged = memory::charged();
+  here.budget_left = charged < budget ? budget - charged : 0;
+  // Leases that last are for what is not copied: the limit need not be asked for below that.
+  if (length > thresholds{}.copy_random_max)
+    here.lease_room = warden::table::instance().live_leases.load() < kernel::descriptor_limit() / 4;
+  return here;
+}
+
+bool stamps_prove(const facts& known) noexcept {
+  return kernel_has_multigrain_stamps() && (known.system == file_system::ext4 || known.system == file_system::xfs ||
+                                            known.system == file_system::btrfs);
+}
+
+// A descriptor of our own for the caller's file: a duplicate would share its offset, signal and lease.
+descriptor open_anew(int caller_fd, const facts& known) noexcept {
+  char link[32];
+  std::snprintf(link, sizeof link, "/proc/self/fd/%d", caller_fd);
+  descriptor own(static_cast<int>(kernel::open_read_only(link, O_NONBLOCK)));
+  stamps now;
+  if (!own || read_stamps(own.get(), nullptr, now) != 0 || now.device != known.at_open.device || now.inode != known.at_open.inode)
+    return {};
+  return own;
+}
+
+char* absolute(const char* path) noexcept {
+  const std::size_t length = std::strlen(path);
+  if (path[0] == '/') {
+    char* const copy = static_cast<char*>(std::malloc(length + 1));
+    if (copy != nullptr) std::memcpy(copy, path, length + 1);
+    return copy;
+  }
+  char folder[4096];
+  const long used = kernel::current_directory(folder, sizeof folder);  // with its NUL
+  if (used <= 0) return nullptr;
+  const auto folder_length = static_cast<std::size_t>(used);
+  char* const whole = static_cast<char*>(std::malloc(folder_length + length + 1));
+  if (whole == nullptr) return nullptr;
+  std::memcpy(whole, folder, folder_length);
+  whole[folder_length - 1] = '/';
+  std::memcpy(whole + folder_length, path, length + 1);
+  return whole;
+}
+
+const char* remedy_for(int error, const request& wanted, const facts& known) noexcept {
+  switch (error) {
+    case STILL_ERROR_BUSY_WRITER:
+    case STILL_ERROR_CHANGING:
+      return wanted.require == STILL_POINT_IN_TIME && known.system != file_system::tmpfs
+                 ? "require = STILL_VERIFIED or STILL_TORN would accept a copy"
+                 : "require = STILL_TORN would accept a copy whose pages may come from different instants";
+    case STILL_ERROR_UNSUPPORTED:
+      return wanted.backing != STILL_AUTO ? "backing = STILL_AUTO would take another way"
+                                          : "require = STILL_TORN would accept a copy whose pages may come from different instants";
+    case STILL_ERROR_OVER_BUDGET: return "a larger memory_budget, or without STILL_STRICT a lease, would do";
+    case EMFILE: return "raise RLIMIT_NOFILE";
+    default: return "";
+  }
+}
+
+// Walks the plan. 0, or the error that says most: of the way insisted on, else of the last one tried.
+int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
+  int error = from.chosen.refusal;
+  reason = from.chosen.refusal_reason;
+  for (std::size_t i = 0; i < from.chosen.count; ++i) {
+    step& each = from.chosen.steps[i];
+    if (each.result != outcome::planned) continue;
+    const way* const by = way_of(each.backing);
+    const taking result = by->take(from, into.held);
+    if (result.reason != nullptr) each.reason = result.reason;
+    if (result.error == 0) {
+      each.result = outcome::taken;
+      into.how = each.backing;
+      into.by = by;
+      return 0;
+    }
+    each.result = outcome::failed;
+    each.error = result.error;
+    // What the file is too short for, no other way will give; a writer in the way of a copy is the better answer
+    // than one in the way of the lease that was tried before.
+    error = result.error;
+    reason = each.reason;
+    into.held = {};
+    if (error == ERANGE || error == EOVERFLOW) break;
+  }
+  return error;
+}
+
+}  // namespace
+
+int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept {
+  if (wanted.offset > file_bytes) return ERANGE;
+  if (wanted.length > file_bytes - wanted.offset) return ERANGE;
+  length = wanted.length != 0 ? wanted.length : file_bytes - wanted.offset;
+  // A window's arithmetic adds a page, the padding and some; an address space is smaller than this anyway.
+  return length > (std::uint64_t{1} << 62) ? EOVERFLOW : 0;
+}
+
+int read_options(const still_options* options, request& into) noexcept {
+  still_options known{};
+  known.size = sizeof known;
+  if (options != nullptr) {
+    if (const int error = copy_versioned(known, *options)) return error;
+  }
+  if (known.backing > STILL_TRUSTED || static_cast<int>(known.backing) < 0) return EINVAL;
+  if (known.require > STILL_POINT_IN_TIME || static_cast<int>(known.require) < 0) return EINVAL;
+  if (known.access < STILL_ACCESS_DEFAULT || known.access > STILL_ACCESS_RANDOM) return EINVAL;
+  if (known.fork < STILL_FORK_ABSENT || known.fork > STILL_FORK_CARRY) return EINVAL;
+  constexpr unsigned flags = unsigned{STILL_STRICT} | unsigned{STILL_SYNCED} | unsigned{STILL_POPULATE};
+  if ((known.flags & ~flags) != 0) return EINVAL;
+  if (known.offset + known.length < known.offset) return EOVERFLOW;
+  into.backing = known.backing;
+  into.require = known.require != 0 ? known.require : STILL_VERIFIED;
+  into.offset = known.offset;
+  into.length = known.length;
+  into.memory_budget = known.memory_budget != 0 ? known.memory_budget : settings::instance().memory_budget;
+  into.access = known.access;
+  into.fork = known.fork;
+  into.strict = (known.flags & STILL_STRICT) != 0;
+  into.synced = (known.flags & STILL_SYNCED) != 0;
+  into.populate = (known.flags & STILL_POPULATE) != 0;
+  into.padding = known.padding;
+  return 0;
+}
+
+int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out, record* record) noexcept {
+  opening from;
+  from.wanted = wanted;
+  from.caller_fd = caller_fd;
+  char name[32];
+  if (path == nullptr) std::snprintf(name, sizeof name, "descriptor %d", caller_fd);
+  const auto failed = [&](int error, const char* cause, bool name_writers = false) noexcept {
+    const stamps& file = from.known.at_open;
+    return fail({error, path != nullptr ? path : name, cause, remedy_for(error, wanted, from.known), file.device,
+                 name_writers ? file.inode : 0});
+  };
+
+  if (path != nullptr) {
+    const long fd = kernel::open_read_only(path, 0);
+    if (fd < 0) return failed(error_of(fd), "open");
+    from.file = descriptor(static_cast<int>(fd));
+  }
+  if (const long error = gather(from.fd(), from.known); error != 0) return failed(error_of(error), "statx");
+  if (from.known.kind == file_kind::directory) return failed(EISDIR, "a directory has no bytes to hold");
+  if (path == nullptr) {
+    const long flags = kernel::file_flags(caller_fd);
+    from.known.writable_descriptor = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
+    if (from.known.kind == file_kind::regular) from.file = open_anew(caller_fd, from.known);
+    from.known.own_descriptor = static_cast<bool>(from.file);
+  }
+  std::uint64_t length = 0;
+  if (from.known.kind == file_kind::regular) {
+    if (const int error = range_of(wanted, from.known.at_open.size, length)) return failed(error, "the range lies beyond the end of the file");
+  }
+
+  from.chosen = choose(from.known, wanted, look_at_machine(from.known, length));
+  still_snapshot* const one = new (std::nothrow) still_snapshot;
+  if (one == nullptr) return failed(ENOMEM, "");
+  const char* reason = "";
+  int error = walk(from, *one, reason);
+  if (record != nullptr) *record = {from.known, from.chosen};
+  if (error == 0 && path != nullptr && (one->path = absolute(path)) == nullptr) {
+    one->by->release(one->held);
+    error = ENOMEM;
+  }
+  if (error != 0) {
+    delete one;
+    return failed(error, reason, error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING);
+  }
+  one->asked = wanted;
+  one->proof_by_stamps = one->held.stamped && stamps_prove(from.known) && one->held.when >= STILL_VERIFIED;
+  *out = one;
+  return 0;
+}
+
+void close_snapshot(still_snapshot* one) noexcept {
+  one->by->release(one->held);
+  std::free(one->path);
+  delete one;
+}
+
+bool has_changed(const still_snapshot& one) noexcept {
+  const stamps& taken = one.held.taken;
+  stamps named;
+  if (one.path != nullptr) {
+    if (read_stamps(-1, one.path, named) != 0) return true;
+    if (named.device != taken.device || named.inode != taken.inode || named.size != taken.size) return true;
+  }
+  if (one.how == STILL_SEALED) return false;
+  if (one.how == STILL_LEASED) {
+    stamps now;
+    const warden::hold& hold = *one.held.hold;
+    if (warden::is_whole(hold) && read_stamps(hold.under->fd, nullptr, now) == 0 && now.size == taken.size) return false;
+  }
+  if (!one.proof_by_stamps || one.path == nullptr) return true;
+  // Armed anew in between, so that a store through a mapping made since shows as well.
+  const descriptor file(static_cast<int>(kernel::open_read_only(one.path, O_NONBLOCK)));
+  stamps before, after;
+  if (!file || read_stamps(file.get(), nullptr, before) != 0 || before != taken) return true;
+  if (kernel::write_back(file.get()) != 0) return true;
+  kernel::seek_data(file.get());
+  return read_stamps(file.get(), nullptr, after) != 0 || after != taken;
+}
+
+// Equal stamps, taken while no writer was there, prove equal bytes: any later store moves the change time.
+bool identity_is_exact(const still_snapshot& one) noexcept {
+  if (one.how == STILL_SEALED) return true;
+  if (one.held.when != STILL_POINT_IN_TIME || !one.held.stamped) return false;
+  if (one.proof_by_stamps) return true;
+  return one.how == STILL_LEASED && warden::is_whole(*one.held.hold);
+}
+
+}  // namespace stillmap

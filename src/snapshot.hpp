@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A snapshot, and how one comes about: facts, plan, and a walk along the plan that records in its rows what
+// happened.
+#pragma once
+
+#include <stillmap/stillmap.h>
+
+#include <atomic>
+
+#include "backing/backing.hpp"
+
+struct still_snapshot {
+  std::atomic<std::uint32_t> owners{1};
+  std::atomic<std::uint8_t> utf8{0};  // 0: not looked at, 1: valid, 2: not
+  bool proof_by_stamps = false;       // a file system and a level where equal stamps prove equal bytes
+  still_backing how = STILL_AUTO;
+  const stillmap::way* by = nullptr;
+  stillmap::held held;
+  stillmap::request asked;  // for refresh
+  char* path = nullptr;     // absolute, of malloc; nullptr: opened by descriptor
+};
+
+namespace stillmap {
+
+// The plan with what happened, for explain.
+struct record {
+  facts known;
+  plan chosen;
+};
+
+// still_options as a request. 0, EINVAL or E2BIG.
+int read_options(const still_options* options, request& into) noexcept;
+
+// path or (path nullptr) caller_fd. `record` may be null. Fails with fail().
+int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out, record* record) noexcept;
+void close_snapshot(still_snapshot* one) noexcept;
+bool has_changed(const still_snapshot& one) noexcept;
+bool identity_is_exact(const still_snapshot& one) noexcept;
+
+}  // namespace stillmap

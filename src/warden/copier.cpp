@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The copiers: a small pool of threads that may wait for storage, so that the keeper never does. Work is taken
+// piece by piece, round robin over the detachments, so that a small file need not wait behind a large one. Two copy
+// at a time, for more than that gains nothing; where no piece was finished for a while they are stuck, on a frozen
+// device say, and one more is let in, so that another lease's break is not held up. A spare thread stands ready for
+// that: it is started by a copier, never by the keeper, for starting a thread allocates.
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <new>
+
+#include "linux/kernel.hpp"
+#include "settings.hpp"
+#include "warden/threads.hpp"
+#include "warden/warden.hpp"
+
+namespace stillmap::warden::copiers {
+namespace {
+
+constexpr int active_usual = 2;  // from 16 MiB a second one pays
+constexpr int active_max = 15;
+constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece of 16 MiB takes 2 to 4 ms
+constexpr std::size_t closes_max = 256;
+
+// Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a lease.
+struct pool {
+  std::mutex mutex;
+  std::condition_variable work;
+  detachment* first = nullptr;
+  detachment* last = nullptr;
+  int closes[closes_max];
+  std::size_t close_count = 0;
+  int threads = 0, idle = 0;
+  int active = 0, active_allowed = active_usual;
+  std::int64_t progress_ns = 0;  // when a piece was finished last, or work came to an empty queue
+};
+
+// Made anew in a forked child, whose copy may be in any state: never destroyed.
+alignas(pool) std::byte place[sizeof(pool)];
+pool* current_pool = new (place) pool;
+pool& the_pool() noexcept { return *current_pool; }
+
+std::atomic<detachment*> finished{nullptr};
+
+void push_finished(detachment* work) noexcept {
+  work->references.fetch_add(1);  // the list's: the keeper may have passed its deadline meanwhile
+  detachment* head = finished.load();
+  do {
+    work->next = head;
+  } while (!finished.compare_exchange_weak(head, work));
+  poke();
+}
+
+// The bytes of one piece, or as many as can be had: a truncation or a read error leaves the rest invalid.
+void copy(detachment& work, std::uint32_t index) noexcept {
+  const std::size_t begin = work.piece_begin(index);
+  const std::size_t wanted =
+      begin >= work.wanted_bytes ? 0 : std::min<std::size_t>(work.piece_bytes(index), work.wanted_bytes - begin);
+  std::size_t done = 0;
+  if (work.fd >= 0) {
+    kernel::pread(work.fd, work.replacement + begin, wanted, work.offset + begin, done);
+  } else {
+    while (done < wanted) {
+      const long got = kernel::copy_own(work.replacement + begin + done, work.source + begin + done, wanted - done);
+      if (got <= 0) break;
+      done += static_cast<std::size_t>(got);
+    }
+  }
+  work.all_pieces()[index].valid_bytes = static_cast<std::uint32_t>(done);
+}
+
+// Takes the next piece off the queue.
+detachment* take_piece(pool& shared, std::uint32_t& index) noexcept {
+  detachment* const work = shared.first;
+  shared.first = work->next;
+  if (shared.first == nullptr) shared.last = nullptr;
+  index = work->next_piece++;
+  if (work->next_piece < work->pieces) {  // to the end of the queue
+    work->next = nullptr;
+    (shared.last != nullptr ? shared.last->next : shared.first) = work;
+    shared.last = work;
+  }
+  work->references.fetch_add(1);
+  work->all_pieces()[index].state.store(piece_state::copying);
+  return work;
+}
+
+void finish_piece(detachment& work, std::uint32_t index) noexcept {
+  piece_state expected = piece_state::copying;
+  if (work.all_pieces()[index].state.compare_exchange_strong(expected, piece_state::done)) {
+    if (work.unfinished_pieces.fetch_sub(1) == 1) push_finished(&work);
+  } else {  // too late: the keeper went on without it
+    kernel::unmap(work.replacement + work.piece_begin(index), work.piece_bytes(index));
+  }
+  release(&work);
+}
+
+void* run(void*) {
+  pool& shared = the_pool();
+  std::unique_lock lock(shared.mutex);
+  for (;;) {
+    if (shared.close_count > 0) {
+      const int fd = shared.closes[--shared.close_count];
+      lock.unlock();
+      kernel::close(fd);
+      lock.lock();
+    } else if (shared.first != nullptr && shared.active < shared.active_allowed) {
+      std::uint32_t index = 0;
+      detachment* const work = take_piece(shared, index);
+      ++shared.active;
+      const bool spare = shared.idle > 0 || shared.threads > active_max;
+      if (!spare) ++shared.threads;
+      lock.unlock();
+      const bool failed = !spare && !start_thread(run, "stillmap-copier");
+      copy(*work, index);
+      finish_piece(*work, index);
+      lock.lock();
+      if (failed) --shared.threads;
+      --shared.active;
+      shared.active_allowed = std::max(active_usual, shared.active_allowed - 1);
+      shared.progress_ns = kernel::now_ns();
+    } else {
+      ++shared.idle;
+      shared.work.wait(lock);
+      --shared.idle;
+    }
+  }
+}
+
+}  // namespace
+
+bool start() noexcept {
+  pool& shared = the_pool();
+  const std::lock_guard lock(shared.mutex);
+  while (shared.threads <= active_usual) {  // and the spare one
+    if (!start_thread(run, "stillmap-copier")) break;
+    ++shared.threads;
+  }
+  return shared.threads > 0;
+}
+
+void enqueue(detachment* work) noexcept {
+  pool& shared = the_pool();
+  const std::lock_guard lock(shared.mutex);
+  if (shared.first == nullptr) shared.progress_ns = kernel::now_ns();
+  work->next = nullptr;
+  (shared.last != nullptr ? shared.last->next : shared.first) = work;
+  shared.last = work;
+  work->pieces > 1 ? shared.work.notify_all() : shared.work.notify_one();
+}
+
+void watch() noexcept {
+  pool& shared = the_pool();
+  const std::lock_guard lock(shared.mutex);
+  const std::int64_t now = kernel::now_ns();
+  if (shared.first == nullptr || now - shared.progress_ns < stuck_ns || shared.active_allowed == active_max) return;
+  ++shared.active_allowed;
+  shared.progress_ns = now;
+  shared.work.notify_one();
+}
+
+void withdraw(detachment* work) noexcept {
+  pool& shared = the_pool();
+  const std::lock_guard lock(shared.mutex);
+  detachment* before = nullptr;
+  for (detachment* each = shared.first; each != nullptr; before = each, each = each->next) {
+    if (each != work) continue;
+    (before != nullptr ? before->next : shared.first) = work->next;
+    if (shared.last == work) shared.last = before;
+    return;
+  }
+}
+
+void close_later(int fd) noexcept {
+  pool& shared = the_pool();
+  {
+    const std::lock_guard lock(shared.mutex);
+    if (shared.close_count < closes_max) {
+      shared.closes[shared.close_count++] = fd;
+      fd = -1;
+    }
+  }
+  if (fd >= 0) {
+    kernel::close(fd);  // a storm: better late than leaked
+  } else {
+    shared.work.notify_one();
+  }
+}
+
+detachment* take_finished() noexcept { return finished.exchange(nullptr); }
+
+void release(detachment* work) noexcept {
+  if (work->references.fetch_sub(1) == 1) kernel::unmap(work, work->own_bytes);
+}
+
+void forget_after_fork() noexcept {
+  current_pool = new (place) pool;
+  finished.store(nullptr);
+}
+
+}  // namespace stillmap::warden::copiers

@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The keeper: the one thread that answers. Its loop: wait for a signal or the next poll; look at the lease that
+// the signal names; look at all of them once the queue is empty (a full queue loses signals); put in place what
+// the copiers finished; poison what passed its deadline.
+//
+// The clock of a break starts at the last moment at which the lease was *seen* whole (F_GETLEASE said F_RDLCK, the
+// clock read before the call), never at the signal. Every lease is looked at at least every eighth of the break
+// time. The margin at the end is for the keeper's own way through the scheduler.
+//
+// F_RDLCK is never set again on a descriptor: after a forced break it may silently be a new lease, whose F_UNLCK
+// would certify changed bytes. F_GETLEASE says F_UNLCK for a pending and for a forced break alike; only
+// F_SETLEASE F_UNLCK decides: 0 in time, EAGAIN too late.
+#include <errno.h>
+#include <signal.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "linux/kernel.hpp"
+#include "memory.hpp"
+#include "settings.hpp"
+#include "warden/threads.hpp"
+#include "warden/warden.hpp"
+
+namespace stillmap::warden {
+namespace {
+
+constexpr std::int64_t second_ns = 1'000'000'000, millisecond_ns = 1'000'000;
+constexpr std::int64_t tick_max_ns = second_ns;               // between two looks at lease-break-time
+constexpr std::int64_t copying_poll_ns = millisecond_ns;      // in case a copier's wake-up met a full signal queue
+constexpr std::int64_t foreign_backoff_ns = second_ns;        // after a signal of the application's own came by
+constexpr std::int64_t foreign_poll_ns = 2 * millisecond_ns;  // ... how often leases are looked at meanwhile
+constexpr std::size_t foreign_max = 64;
+constexpr int drained_max = 4096;
+constexpr std::uint32_t sweep_step = 64;                      // leases looked at between two looks for signals
+
+struct shared_state {
+  std::mutex start_mutex;
+  std::atomic<pid_t> thread{0};
+  std::atomic<std::uint32_t> started{0};  // futex: 0 not, 1 running, 2 failed
+  std::atomic<int> signal{0};
+  std::atomic<bool> copiers_started{false};
+  std::atomic<bool> idle{false};                 // sleeps without a time limit
+  std::atomic<std::uint32_t> pokes{0};           // futex of the back-off sleep
+  std::atomic<std::uint32_t> pause_wanted{0};    // futex
+  std::atomic<std::uint32_t> paused{0};          // futex
+};
+shared_state shared;
+
+// The signal: near SIGRTMAX, of no use to anybody so far.
+int choose_signal() noexcept {
+  if (const int configured = settings::instance().signal; configured != 0) return configured;
+  for (int number = SIGRTMAX - 3; number >= SIGRTMIN; --number) {
+    struct sigaction current;
+    if (sigaction(number, nullptr, &current) == 0 && current.sa_handler == SIG_DFL) return number;
+  }
+  return SIGRTMAX - 3;
+}
+
+std::int64_t read_break_time_ns() noexcept {
+  const long fd = kernel::open_read_only("/proc/sys/fs/lease-break-time", 0);
+  if (kernel::failed(fd)) return -1;
+  char text[32] = {};
+  const long got = kernel::read(static_cast<int>(fd), text, sizeof text - 1);
+  kernel::close(static_cast<int>(fd));
+  if (got <= 0) return -1;
+  const long seconds = std::strtol(text, nullptr, 10);
+  return seconds <= 0 ? INT64_MAX : std::int64_t{seconds} * second_ns;
+}
+
+// In hold::detaching: bytes were poisoned.
+detachment* const lost_mark = reinterpret_cast<detachment*>(-1);
+
+class keeper_loop {
+ public:
+  [[noreturn]] void run() noexcept {
+    for (;;) {
+      obey_pause();
+      if (wait()) sweep_from_ = 0;
+      tick();
+      take_finished();
+      sweep();
+      meet_deadlines();
+    }
+  }
+
+ private:
+  // Once in a while: is the break time another one? Are all leases whole?
+  void tick() noexcept {
+    const std::int64_t now = kernel::now_ns();
+    if (now < next_tick_ns_) return;
+    const std::int64_t before = break_time_ns_;
+    break_time_ns_ = break_time_ns();
+    const std::int64_t interval = std::max(std::min(break_time_ns_, 45 * second_ns) / 8, 10 * millisecond_ns);
+    if (now >= next_poll_ns_ || break_time_ns_ < before) {
+      next_poll_ns_ = now + interval;
+      sweep_from_ = 0;
+    }
+    next_tick_ns_ = now + std::min({interval, tick_max_ns, std::max<std::int64_t>(next_poll_ns_ - now, 0)});
+  }
+
+  // True if all leases should be looked at: a signal came, and the queue is empty now.
+  bool wait() noexcept {
+    if (kernel::now_ns() < foreign_until_ns_) return wait_beside_foreign_signals();
+    siginfo_t info;
+    long got = kernel::signal_wait(shared.signal, &info, time_to_wait());
+    shared.idle.store(false);
+    const bool signalled = got > 0;
+    // All of the queue first: one sweep after it, not one a signal.
+    for (int taken = 0; got > 0 && taken < drained_max; ++taken) {
+      if (!take_signal(info)) break;
+      got = kernel::signal_wait(shared.signal, &info, 0);
+    }
+    return signalled;
+  }
+
+  std::int64_t time_to_wait() noexcept {
+    const std::int64_t now = kernel::now_ns();
+    if (sweeping()) return 0;
+    if (answering_ != nullptr) return copying_poll_ns;
+    if (table_.live_leases.load() == 0) {
+      shared.idle.store(true);
+      // Whoever makes a lease live after this sees `idle` and pokes.
+      if (table_.live_leases.load() == 0 && shared.pause_wanted.load() == 0) {
+        next_tick_ns_ = next_poll_ns_ = now;  // at waking up
+        return -1;
+      }
+    }
+    return std::max<std::int64_t>(next_tick_ns_ - now, 0);
+  }
+
+  // False where the signal is the application's: the queue is not ours to empty.
+  bool take_signal(const siginfo_t& info) noexcept {
+    if (info.si_code == POLL_MSG) {  // kill_fasync of a lease break
+      if (lease* const one = table_.lease_of(info.si_fd)) {
+        if (one->word.state() == lease_state::arming) one->hinted.store(true);
+        look(*one);
+      }
+    } else if (info.si_code != SI_TKILL || info.si_pid != kernel::process()) {
+      give_back(info);
+      return false;
+    }
+    return true;
+  }
+
+  // sigtimedwait also takes what was sent to the whole process. It is not ours: give it back, and keep away from
+  // the queue for a while, lest we take it again. Leases are then found by looking at them.
+  void give_back(const siginfo_t& info) noexcept {
+    foreign_until_ns_ = kernel::now_ns() + foreign_backoff_ns;
+    if (foreign_count_ < foreign_max) foreign_[foreign_count_++] = info;
+    give_back_pending();
+  }
+  void give_back_pending() noexcept {
+    while (foreign_count_ > 0) {
+      siginfo_t& info = foreign_[foreign_count_ - 1];
+      // The kernel lets a thread queue codes below zero alone (rt_sigqueueinfo(2)); what came from kill is sent by
+      // kill again, and bears our process id then.
+      const long error = info.si_code < 0 && info.si_code != SI_TKILL
+                             ? kernel::signal_queue(kernel::process(), shared.signal, &info)
+                             : kernel::signal_process(kernel::process(), shared.signal);
+      if (error == -EAGAIN) return;  // the queue is full: later
+      --foreign_count_;
+    }
+  }
+  bool wait_beside_foreign_signals() noexcept {
+    const std::uint32_t seen = shared.pokes.load();
+    give_back_pending();
+    if (!sweeping()) kernel::futex_wait(shared.pokes, seen, answering_ != nullptr ? copying_poll_ns : foreign_poll_ns);
+    return true;
+  }
+
+  bool sweeping() const noexcept { return sweep_from_ < table_.leases_end(); }
+  void sweep() noexcept {
+    const std::uint32_t end = table_.leases_end();
+    const std::uint32_t until = std::min(end, sweep_from_ + sweep_step);
+    for (; sweep_from_ < until; ++sweep_from_) look(table_.lease_at(sweep_from_));
+  }
+
+  void look(lease& one) noexcept {
+    const std::uint32_t word = one.word.load();
+    if (one.word.state_of(word) != lease_state::live) return;
+    const std::int64_t now = kernel::now_ns();
+    if (!is_ours(one)) {
+      answer(one, word, false);
+    } else if (kernel::lease_get(one.fd) != F_RDLCK) {
+      answer(one, word, true);
+    } else if (one.detach_asked.load()) {
+      answer(one, word, true);
+    } else if (one.word.load() == word) {
+      one.seen_ns.store(now, std::memory_order_relaxed);  // read by this thread alone once the lease is live
+    }
+  }
+
+  void answer(lease& one, std::uint32_t seen, bool by_descriptor) noexcept {
+    if (!one.word.change(seen, lease_state::detaching)) return;  // its owner was faster
+    const std::int64_t before = break_time_ns_, after = break_time_ns();
+    const std::int64_t allowed = std::min(before, after);
+    break_time_ns_ = after;
+    one.deadline_ns = INT64_MAX;
+    if (allowed != INT64_MAX) one.deadline_ns = one.seen_ns.load() + allowed - std::max(allowed / 20, 20 * millisecond_ns);
+    one.by_descriptor = by_descriptor;
+    one.unfinished = 0;
+    one.next_answering = answering_;
+    answering_ = &one;
+    for (hold* each = one.first.load(); each != nullptr; each = each->next.load()) {
+      for (bool decided = false; !decided;) {
+        const std::uint32_t word = each->word.load();
+        switch (each->word.state_of(word)) {
+          case hold_state::live:
+            decided = each->word.change(word, hold_state::detaching);
+            if (decided && begin(*each)) ++one.unfinished;
+            break;
+          case hold_state::arming: decided = each->word.change(word, hold_state::aborted); break;
+          default: decided = true;
+        }
+      }
+    }
+    if (one.unfinished == 0) finish(one);
+  }
+
+  // False where the memory is not to be had: the hold will be poisoned.
+  bool begin(hold& one) noexcept {
+    one.detaching = nullptr;
+    if (one.bytes == 0) return false;  // all of it is in its private tail
+    lease& under = *one.under;
+    if (!memory::charge(one.bytes, one.budget)) return false;
+    const auto pieces = static_cast<std::uint32_t>((one.bytes + piece_bytes_max - 1) / piece_bytes_max);
+    const std::size_t own_bytes = memory::page_ceiling(sizeof(detachment) + pieces * sizeof(detachment::piece));
+    const long block = kernel::map(nullptr, own_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    std::byte* const replacement = kernel::failed(block) ? nullptr : memory::map_congruent(one.bytes, one.address);
+    if (replacement == nullptr) {
+      if (!kernel::failed(block)) kernel::unmap(reinterpret_cast<void*>(block), own_bytes);
+      memory::discharge(one.bytes);
+      return false;
+    }
+    detachment* const work = new (reinterpret_cast<void*>(block)) detachment;
+    for (std::uint32_t i = 0; i < pieces; ++i) new (work->all_pieces() + i) detachment::piece;
+    work->of = &one;
+    work->under = &under;
+    work->source = one.address;
+    work->offset = one.offset;
+    work->wanted_bytes = std::min<std::uint64_t>(one.bytes, under.size - one.offset);
+    work->replacement = replacement;
+    work->bytes = one.bytes;
+    work->own_bytes = own_bytes;
+    work->fd = under.by_descriptor ? under.fd.load() : -1;
+    work->pieces = pieces;
+    work->unfinished_pieces.store(pieces);
+    one.detaching = work;
+    copiers::enqueue(work);
+    return true;
+  }
+
+  void take_finished() noexcept {
+    for (detachment* work = copiers::take_finished(); work != nullptr;) {
+      detachment* const following = work->next;
+      if (work->of != nullptr && --work->under->unfinished == 0) finish(*work->under);
+      copiers::release(work);
+      work = following;
+    }
+  }
+
+  void meet_deadlines() noexcept {
+    if (answering_ != nullptr) copiers::watch();
+    const std::int64_t now = kernel::now_ns();
+    for (lease* one = answering_; one != nullptr;) {
+      lease* const following = one->next_answering;
+      if (now >= one->deadline_ns) finish(*one);
+      one = following;
+    }
+  }
+
+  // Everything that will be had is there: swap, poison, release, in this order.
+  void finish(lease& one) noexcept {
+    if (one.by_descriptor && !is_ours(one)) {
+      // Closed under us while the copiers read: the number may have been another file's.
+      one.by_descriptor = false;
+      if (kernel::now_ns() < one.deadline_ns) return begin_again(one);
+      for_each_detaching(one, [](hold& each) { discard(each); });
+    }
+    const bool late = kernel::now_ns() >= one.deadline_ns;
+    for_each_detaching(one, [](hold& each) { put_in_place(each); });
+
+    const int fd = one.fd.load();
+    bool forced = false;
+    if (one.by_descriptor) {
+      const long released = kernel::lease_set(fd, F_UNLCK);
+      // EAGAIN: the kernel let the writer in before us. Anything else (EACCES after a change of user): the lease
+      // goes with its last mapping, which is gone, and with the descriptor, which follows; the clock decides.
+      forced = released == -EAGAIN || (released != 0 && late);
+    } else {
+      forced = late;
+    }
+    for_each_detaching(one, [&](hold& each) {
+      if (forced) {
+        poison(each.address, each.bytes);
+        memory::discharge(each.private_bytes.exchange(0));
+      }
+      const bool lost = forced || each.detaching == lost_mark;
+      each.detaching = nullptr;
+      each.word.set(lost ? hold_state::lost : hold_state::private_memory);
+      kernel::futex_wake(each.word.futex());
+    });
+
+    for (lease** link = &answering_; *link != nullptr; link = &(*link)->next_answering) {
+      if (*link == &one) {
+        *link = one.next_answering;
+        break;
+      }
+    }
+    one.fd.store(-1);
+    table_.live_leases.fetch_sub(1);
+    const bool ours = one.by_descriptor;
+    one.word.set(lease_state::ended);
+    kernel::futex_wake(one.word.futex());
+    if (ours) copiers::close_later(fd);
+  }
+
+  template <class Action>
+  static void for_each_detaching(lease& one, Action action) noexcept {
+    for (hold* each = one.first.load(); each != nullptr; each = each->next.load())
+      if (each->word.state() == hold_state::detaching) action(*each);
+  }
+
+  void begin_again(lease& one) noexcept {
+    one.unfinished = 0;
+    for_each_detaching(one, [&](hold& each) {
+      discard(each);
+      if (begin(each)) ++one.unfinished;
+    });
+    if (one.unfinished == 0) finish(one);
+  }
+
+  // Throws away what was copied, finished or not.
+  static void discard(hold& one) noexcept {
+    detachment* const work = one.detaching;
+    if (work == nullptr) return;
+    copiers::withdraw(work);
+    for (std::uint32_t i = 0; i < work->pieces; ++i) {
+      if (abandon(*work, i)) kernel::unmap(work->replacement + work->piece_begin(i), work->piece_bytes(i));
+    }
+    memory::discharge(work->bytes);
+    work->of = nullptr;
+    one.detaching = nullptr;
+    copiers::release(work);
+  }
+
+  // True where the piece's memory is the keeper's to free; else the copier that is in it frees it.
+  static bool abandon(detachment& work, std::uint32_t index) noexcept {
+    detachment::piece& piece = work.all_pieces()[index];
+    piece_state state = piece_state::copying;
+    return !piece.state.compare_exchange_strong(state, piece_state::abandoned);
+  }
+
+  // Replaces the mapping by what was copied; poisons what was not, and marks it.
+  static void put_in_place(hold& one) noexcept {
+    if (one.bytes == 0) return;
+    detachment* const work = one.detaching;
+    one.detaching = lost_mark;  // until all is well
+    if (work == nullptr) {
+      return poison(one.address, one.bytes);
+    }
+    work->of = nullptr;
+    bool whole = true;
+    for (std::uint32_t i = 0; i < work->pieces; ++i) {
+      const detachment::piece& piece = work->all_pieces()[i];
+      whole = whole && piece.state.load() == piece_state::done && piece.valid_bytes == wanted_of(*work, i);
+    }
+    std::uint64_t kept = 0;
+    if (whole && kernel::protect(work->replacement, work->bytes, PROT_READ) == 0 &&
+        !kernel::failed(kernel::move_over(work->replacement, work->bytes, one.address))) {
+      kept = work->bytes;
+      one.detaching = nullptr;
+    } else {
+      copiers::withdraw(work);
+      for (std::uint32_t i = 0; i < work->pieces; ++i) kept += rescue(one, *work, i);
+    }
+    memory::discharge(work->bytes - kept);
+    one.private_bytes.store(kept);
+    copiers::release(work);
+  }
+
+  static std::uint64_t wanted_of(const detachment& work, std::uint32_t index) noexcept {
+    const std::size_t begin = work.piece_begin(index);
+    return begin >= work.wanted_bytes ? 0 : std::min<std::uint64_t>(work.piece_bytes(index), work.wanted_bytes - begin);
+  }
+
+  // One piece of a detachment that did not succeed whole: its good pages in place, the rest poisoned. Returns the
+  // bytes kept.
+  static std::uint64_t rescue(hold& one, detachment& work, std::uint32_t index) noexcept {
+    std::byte* const to = one.address + work.piece_begin(index);
+    std::byte* const from = work.replacement + work.piece_begin(index);
+    const std::size_t bytes = work.piece_bytes(index);
+    const bool mine = abandon(work, index);
+    const detachment::piece& piece = work.all_pieces()[index];
+    std::size_t good = 0;
+    if (mine && piece.state.load() == piece_state::done)
+      good = piece.valid_bytes == wanted_of(work, index) ? bytes : memory::page_floor(piece.valid_bytes);
+    if (good > 0 && (kernel::protect(from, good, PROT_READ) != 0 || kernel::failed(kernel::move_over(from, good, to)))) {
+      kernel::unmap(from, good);
+      poison(to, good);
+      if (good < bytes) kernel::unmap(from + good, bytes - good);
+      if (good < bytes) poison(to + good, bytes - good);
+      return 0;
+    }
+    if (good < bytes) {
+      poison(to + good, bytes - good);
+      if (mine) kernel::unmap(from + good, bytes - good);
+    }
+    return good;
+  }
+
+  // No access from now on, and no file behind it. Where the kernel has no room for another mapping, taking the
+  // access away from the one that stands does as well.
+  static void poison(std::byte* address, std::size_t bytes) noexcept {
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    if (kernel::failed(kernel::map(address, bytes, PROT_NONE, flags, -1, 0))) kernel::protect(address, bytes, PROT_NONE);
+  }
+
+  // Fork waits here until nothing is under way.
+  void obey_pause() noexcept {
+    while (shared.pause_wanted.load() != 0 && answering_ == nullptr) {
+      bool asked = false;
+      const std::uint32_t end = table_.leases_end();
+      for (std::uint32_t i = 0; i < end; ++i) {
+        lease& one = table_.lease_at(i);
+        if (one.detach_asked.load() && one.word.state() == lease_state::live) {
+          look(one);
+          asked = true;
+        }
+      }
+      if (asked || answering_ != nullptr) return;
+      shared.paused.store(1);
+      kernel::futex_wake(shared.paused);
+      while (shared.pause_wanted.load() != 0) kernel::futex_wait(shared.pause_wanted, 1, -1);
+      shared.paused.store(0);
+      kernel::futex_wake(shared.paused);
+    }
+  }
+
+  table& table_ = table::instance();
+  std::int64_t break_time_ns_ = 45 * second_ns;  // as last read
+  std::int64_t next_tick_ns_ = 0, next_poll_ns_ = 0;
+  std::uint32_t sweep_from_ = UINT32_MAX;
+  lease* answering_ = nullptr;
+  std::int64_t foreign_until_ns_ = 0;
+  siginfo_t foreign_[foreign_max] = {};
+  std::size_t foreign_count_ = 0;
+};
+
+keeper_loop loop;
+
+void* run(void*) {
+  shared.thread.store(kernel::thread());
+  shared.started.store(1);
+  kernel::futex_wake(shared.started);
+  loop.run();
+}
+
+}  // namespace
+
+std::int64_t break_time_ns() noexcept {
+  static std::atomic<std::int64_t> last{45 * second_ns};  // where /proc cannot be read
+  const std::int64_t now = read_break_time_ns();
+  if (now > 0) last.store(now);
+  return last.load();
+}
+
+pid_t keeper() noexcept {
+  if (const pid_t thread = shared.thread.load(std::memory_order_acquire)) return thread;
+  const std::lock_guard lock(shared.start_mutex);
+  if (const pid_t thread = shared.thread.load()) return thread;
+  shared.signal.store(choose_signal());
+  shared.started.store(0);
+  if (!start_thread(run, "stillmap-keeper")) return 0;
+  while (shared.started.load() == 0) kernel::futex_wait(shared.started, 0, -1);
+  return shared.thread.load();
+}
+
+bool start() noexcept {
+  if (shared.copiers_started.load(std::memory_order_acquire)) return true;
+  if (keeper() == 0 || !copiers::start()) return false;
+  shared.copiers_started.store(true, std::memory_order_release);
+  return true;
+}
+
+int signal_number() noexcept { return shared.signal.load(); }
+
+void note_live(lease& one) noexcept {
+  table::instance().live_leases.fetch_add(1);
+  if (shared.idle.load() || one.hinted.load()) poke();
+}
+
+void poke() noexcept {
+  shared.pokes.fetch_add(1);
+  kernel::futex_wake(shared.pokes);
+  // A full signal queue (EAGAIN) is no loss: then the keeper polls.
+  if (const pid_t thread = shared.thread.load()) kernel::signal_thread(kernel::process(), thread, shared.signal);
+}
+
+hold_state settled(const hold& one) noexcept {
+  for (;;) {
+    const std::uint32_t word = one.word.load();
+    const hold_state state = one.word.state_of(word);
+    if (state != hold_state::detaching) return state;
+    kernel::futex_wait(one.word.futex(), word, second_ns);
+  }
+}
+
+bool is_ours(const lease& one) noexcept {
+  const int fd = one.fd.load();
+  f_owner_ex owner;
+  if (kernel::signal_get(fd) != shared.signal || kernel::owner_get(fd, &owner) != 0 || owner.type != F_OWNER_TID ||
+      owner.pid != shared.thread)
+    return false;
+  struct statx found;
+  return kernel::stat(fd, nullptr, &found) == 0 && found.stx_ino == one.inode &&
+         makedev(found.stx_dev_major, found.stx_dev_minor) == one.device;
+}
+
+namespace keeper_thread {
+
+void pause() noexcept {
+  if (shared.thread.load() == 0) return;
+  shared.pause_wanted.store(1);
+  while (shared.paused.load() == 0) {
+    poke();
+    kernel::futex_wait(shared.paused, 0, 10 * millisecond_ns);
+  }
+}
+
+void resume() noexcept {
+  if (shared.thread.load() == 0) return;
+  shared.pause_wanted.store(0);
+  kernel::futex_wake(shared.pause_wanted);
+  while (shared.paused.load() != 0) kernel::futex_wait(shared.paused, 1, millisecond_ns);
+}
+
+void forget_after_fork() noexcept {
+  new (&shared) shared_state;
+  new (&loop) keeper_loop;
+}
+
+}  // namespace keeper_thread
+
+}  // namespace stillmap::warden

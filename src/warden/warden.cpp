@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+
+#include "linux/kernel.hpp"
+#include "memory.hpp"
+#include "warden/arming.hpp"
+#include "warden/warden.hpp"
+
+namespace stillmap::warden {
+namespace {
+
+// Unmaps a hold's range, by its claimant: the file's pages, the private ones of a detach, or the poison.
+void unmap(hold& one) noexcept {
+  if (one.address != nullptr) kernel::unmap(one.address, one.bytes + one.tail_bytes);
+  memory::discharge(one.private_bytes.exchange(0) + one.tail_bytes);
+  one.address = nullptr;
+  one.bytes = one.tail_bytes = 0;
+}
+
+void clear(hold& one) noexcept {
+  one.address = nullptr;
+  one.bytes = one.tail_bytes = 0;
+  one.offset = 0;
+  one.data = nullptr;
+  one.absent = false;
+  one.private_bytes.store(0);
+  one.asked = {};
+  one.owners = 1;
+}
+
+// Takes slots, growing the table where it is full.
+template <class Take>
+auto take_or_grow(table& all, Take take) noexcept {
+  for (;;) {
+    {
+      const std::lock_guard lock(all.mutex);
+      if (auto* const one = take()) return one;
+    }
+    if (!all.grow()) return decltype(take()){nullptr};
+  }
+}
+
+// The last holder is gone: ends the lease, whatever state the keeper left it in, and frees its slot.
+void end(lease& one) noexcept {
+  table& all = table::instance();
+  for (;;) {
+    const std::uint32_t word = one.word.load();
+    const lease_state state = one.word.state_of(word);
+    if (state == lease_state::detaching) {
+      kernel::futex_wait(one.word.futex(), word, 1'000'000'000);
+    } else if (state == lease_state::live) {
+      if (!one.word.change(word, lease_state::closing)) continue;
+      all.live_leases.fetch_sub(1);
+      if (is_ours(one)) {
+        kernel::lease_set(one.fd, F_UNLCK);  // at once: the close may wait for storage
+        kernel::close(one.fd);
+      }
+      break;
+    } else {
+      break;  // ENDED: the keeper released it
+    }
+  }
+  const std::lock_guard lock(all.mutex);
+  all.give_back(&one);
+}
+
+}  // namespace
+
+long arming::take(int fd, const facts& known) noexcept {
+  if (!start()) return -EAGAIN;
+  table& all = table::instance();
+  inside_ = std::shared_lock(all.gate);
+  lease_ = take_or_grow(all, [&] { return all.take_lease(); });
+  if (lease_ == nullptr) return -ENOMEM;
+  hold_ = take_or_grow(all, [&] { return all.take_hold(lease_); });
+  if (hold_ == nullptr) return -ENOMEM;
+  clear(*hold_);
+  lease_->fd.store(fd);
+  lease_->device = known.at_open.device;
+  lease_->inode = known.at_open.inode;
+  if (const long error = kernel::signal_set(fd, signal_number()); error != 0) return error;
+  if (const long error = kernel::owner_set(fd, keeper()); error != 0) return error;
+  if (const long error = kernel::lease_set(fd, F_RDLCK); error != 0) return error;
+  if (const long error = read_stamps(fd, nullptr, stamps_); error != 0) return error;
+  lease_->size = stamps_.size;
+  return 0;
+}
+
+long arming::sync() noexcept {
+  inside_.unlock();  // may wait for storage: a fork must not wait for it
+  const long error = kernel::data_sync(lease_->fd);
+  inside_.lock();
+  return error;
+}
+
+bool arming::go_live() noexcept {
+  const std::int64_t now = kernel::now_ns();
+  if (kernel::lease_get(lease_->fd) != F_RDLCK) return false;
+  table& all = table::instance();
+  lease_->seen_ns.store(now);
+  hold_->word.set(hold_state::live);
+  {
+    const std::lock_guard lock(all.mutex);
+    lease_->holders = 1;
+    all.enter(lease_);
+  }
+  lease_->word.set(lease_state::live);
+  note_live(*lease_);
+  lease_ = nullptr;
+  inside_.unlock();
+  return true;
+}
+
+arming::~arming() {
+  if (lease_ == nullptr) return;
+  if (hold_ != nullptr) unmap(*hold_);
+  if (const int fd = lease_->fd; fd >= 0) kernel::lease_set(fd, F_UNLCK);
+  table& all = table::instance();
+  const std::lock_guard lock(all.mutex);
+  if (hold_ != nullptr) hold_->word.set(hold_state::unused);
+  all.give_back(lease_);
+}
+
+bool joining::find(const facts& known) noexcept {
+  table& all = table::instance();
+  inside_ = std::shared_lock(all.gate);
+  {
+    const std::lock_guard lock(all.mutex);
+    lease_ = all.find(known.at_open.device, known.at_open.inode, known.at_open.size);
+    if (lease_ == nullptr) return false;
+    ++lease_->holders;
+    seen_ = lease_->word.load();
+  }
+  // Seen whole after the caller's own open and look at the file: its bytes are the leased ones.
+  if (lease_->word.state_of(seen_) == lease_state::live && is_ours(*lease_) && kernel::lease_get(lease_->fd) == F_RDLCK)
+    return true;
+  leave();
+  return false;
+}
+
+hold* joining::share(const hold::terms& asked) noexcept {
+  table& all = table::instance();
+  const std::lock_guard lock(all.mutex);
+  for (hold* each = lease_->first.load(); each != nullptr; each = each->next.load()) {
+    if (each->owners > 0 && each->word.state() == hold_state::live && each->asked == asked) {
+      ++each->owners;
+      return each;
+    }
+  }
+  return nullptr;
+}
+
+bool joining::take() noexcept {
+  table& all = table::instance();
+  hold_ = take_or_grow(all, [&] { return all.take_hold(lease_); });
+  if (hold_ == nullptr) return false;
+  clear(*hold_);
+  return true;
+}
+
+bool joining::go_live() noexcept {
+  // Mapped from the lease's descriptor, which was ours throughout if it is now.
+  if (!is_ours(*lease_)) return false;
+  const std::uint32_t word = hold_->word.load();
+  if (hold_->word.state_of(word) != hold_state::arming || !hold_->word.change(word, hold_state::live)) return false;
+  // The keeper changes the lease's word before it looks for holds: either it is LIVE still, and the keeper will
+  // find this one, or this one backs out unless it has been found already.
+  if (lease_->word.load() != seen_) {
+    const std::uint32_t live = hold_->word.load();
+    if (hold_->word.state_of(live) != hold_state::live || !hold_->word.change(live, hold_state::aborted)) settled(*hold_);
+    return false;
+  }
+  hold_ = nullptr;
+  lease_ = nullptr;  // the hold keeps the share of it
+  inside_.unlock();
+  return true;
+}
+
+void joining::leave() noexcept {
+  table& all = table::instance();
+  bool last = false;
+  {
+    const std::lock_guard lock(all.mutex);
+    last = --lease_->holders == 0;
+  }
+  if (last) end(*lease_);
+  lease_ = nullptr;
+}
+
+joining::~joining() {
+  if (lease_ == nullptr) return;
+  if (hold_ != nullptr) {
+    unmap(*hold_);
+    const std::lock_guard lock(table::instance().mutex);
+    hold_->owners = 0;
+    hold_->word.set(hold_state::unused);
+  }
+  leave();
+}
+
+void add_owner(hold& one) noexcept {
+  const std::lock_guard lock(table::instance().mutex);
+  ++one.owners;
+}
+
+bool is_whole(const hold& one) noexcept {
+  if (one.absent) return false;
+  const lease& under = *one.under;
+  return one.word.state() == hold_state::live && under.word.state() == lease_state::live && is_ours(under) &&
+         kernel::lease_get(under.fd) == F_RDLCK;
+}
+
+void close(hold& one) noexcept {
+  table& all = table::instance();
+  {
+    const std::lock_guard lock(all.mutex);
+    if (--one.owners > 0) return;
+  }
+  std::shared_lock inside(all.gate);
+  for (;;) {
+    const std::uint32_t word = one.word.load();
+    if (one.word.state_of(word) == hold_state::detaching) {
+      inside.unlock();  // the keeper may be pausing for a fork, which waits for the gate
+      settled(one);
+      inside.lock();
+    } else if (one.word.change(word, hold_state::closing)) {
+      break;
+    }
+  }
+  unmap(one);
+  lease& under = *one.under;
+  bool last = false;
+  {
+    const std::lock_guard lock(all.mutex);
+    one.word.set(hold_state::unused);
+    last = --under.holders == 0;
+  }
+  if (last) end(under);
+}
+
+}  // namespace stillmap::warden
