@@ -128,8 +128,9 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
 
   if (file.kind == file_kind::directory) build.refuse(STILL_ERROR_UNSUPPORTED, "a directory");
 
-  // A small sealed file is copied all the same: a read into warm memory is cheaper than a mapping's faults.
-  const bool copy_first = sized && small && affordable && copy_level >= wanted.require;
+  // A small file that cannot change is copied all the same, for a read into warm memory is cheaper than a mapping's
+  // faults; but sealed memory was made to be shared without a copy.
+  const bool copy_first = sized && small && affordable && copy_level >= wanted.require && !file.sealed_memory;
   if (wanted.backing == STILL_AUTO && copy_first) {
     copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
     sealed();

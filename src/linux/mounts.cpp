@@ -129,8 +129,9 @@ struct cache {
   std::int64_t read_again_ns = 0;
 };
 
-cache& shared_cache() {
-  static cache* const instance = new cache;  // never destroyed: threads may still ask at exit
+cache& shared_cache() noexcept {  // never destroyed: threads may still ask at exit
+  alignas(cache) static std::byte place[sizeof(cache)];
+  static cache* const instance = new (place) cache;
   return *instance;
 }
 
@@ -164,6 +165,9 @@ bool below_overlay_upper(int fd, std::uint64_t device, std::uint32_t links) noex
 } catch (const std::bad_alloc&) {
   return true;  // unknown: then no lease
 }
+
+void lock_mounts_for_fork() noexcept { shared_cache().mutex.lock(); }
+void unlock_mounts_after_fork() noexcept { shared_cache().mutex.unlock(); }
 
 loop_facts loop_of(std::uint32_t device_major, std::uint32_t device_minor) noexcept try {
   loop_facts result;

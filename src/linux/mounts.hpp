@@ -13,6 +13,9 @@ namespace stillmap {
 // /proc/self/mountinfo at most once in a while: at least 1 ms, and 100 times what the reading took.
 bool below_overlay_upper(int fd, std::uint64_t device, std::uint32_t links) noexcept;
 
+void lock_mounts_for_fork() noexcept;
+void unlock_mounts_after_fork() noexcept;
+
 // Whether the block device is a loop device (or a partition of one) over a file, and whether root alone may
 // write that file.
 struct loop_facts {

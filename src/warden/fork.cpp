@@ -9,7 +9,10 @@
 #include <pthread.h>
 #include <stillmap/stillmap.h>
 
+#include <new>
+
 #include "linux/kernel.hpp"
+#include "linux/mounts.hpp"
 #include "pool.hpp"
 #include "warden/warden.hpp"
 
@@ -38,9 +41,11 @@ void before_fork() noexcept {
   });
   keeper_thread::pause();
   pool::lock_for_fork();
+  lock_mounts_for_fork();
 }
 
 void after_fork_in_parent() noexcept {
+  unlock_mounts_after_fork();
   pool::unlock_after_fork();
   keeper_thread::resume();
   table& all = table::instance();
@@ -55,6 +60,7 @@ void reserve(std::byte* address, std::size_t bytes) noexcept {
 }
 
 void after_fork_in_child() noexcept {
+  unlock_mounts_after_fork();
   pool::unlock_after_fork();
   for_each_lease([](lease& one) {
     const lease_state state = one.word.state();
@@ -73,8 +79,9 @@ void after_fork_in_child() noexcept {
   all.live_leases.store(0);
   keeper_thread::forget_after_fork();
   copiers::forget_after_fork();
-  all.mutex.unlock();
-  all.gate.unlock();
+  // Made anew, not unlocked: threads that waited for them are counted in them, and are not here.
+  new (&all.mutex) std::mutex;
+  new (&all.gate) std::shared_mutex;
 }
 
 // As early as can be, so that in the child ours is among the first handlers to run.

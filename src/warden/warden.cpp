@@ -67,7 +67,7 @@ void end(lease& one) noexcept {
 }  // namespace
 
 long arming::take(int fd, const facts& known) noexcept {
-  if (!start()) return -EAGAIN;
+  if (!start()) return -ENOMEM;  // no threads
   table& all = table::instance();
   inside_ = std::shared_lock(all.gate);
   lease_ = take_or_grow(all, [&] { return all.take_lease(); });
