@@ -68,10 +68,10 @@ run cut_word(std::span<const std::byte> piece, std::uint64_t offset, std::option
   if (neighbour && neighbour->what == run::kind::moved && is_moved())
     return {run::kind::moved, 0, offset, end};
   if (neighbour && neighbour->what == run::kind::zero && zero) return {run::kind::zero, 0, offset, end};
-  if (part_matches(piece, offset, 0)) return {run::kind::stamped, 0, offset, end};
   for (std::uint64_t g = when.first; g <= when.last; ++g) {
     if (part_matches(piece, offset, g)) return {run::kind::stamped, g, offset, end};
   }
+  if (part_matches(piece, offset, 0)) return {run::kind::stamped, 0, offset, end};
   if (zero) return {run::kind::zero, 0, offset, end};
   if (is_moved()) return {run::kind::moved, 0, offset, end};
   return {run::kind::alien, 0, offset, end};
@@ -203,6 +203,7 @@ std::vector<run> classify(std::span<const std::byte> bytes, std::uint64_t offset
 
 std::string illegal(shape how, const layout& where, window when, std::span<const std::byte> bytes,
                     std::uint64_t offset) {
+  if (how == shape::still) when = {0, 0};
   const std::uint64_t end = offset + bytes.size();
   const std::uint64_t distance = how == shape::shifted ? where.hole_end - where.hole_begin : 0;
   const std::vector<run> runs = classify(bytes, offset, when, distance);
