@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C interface: checks what the caller gave, and passes on. What each function promises stands in stillmap.h.
+// The C interface: checks what the caller gave, and passes on. What each function promises stands in
+// stillmap.h.
 #include <errno.h>
 #include <simdjson.h>
 #include <stillmap/stillmap.h>
@@ -20,7 +21,9 @@ using namespace stillmap;
 
 namespace {
 
-int refuse(int error, const char* path, const char* cause) noexcept { return fail({error, path, cause, "", 0, 0}); }
+int refuse(int error, const char* path, const char* cause) noexcept {
+  return fail({error, path, cause, "", 0, 0});
+}
 
 int request_from(const still_options* options, const char* path, request& into) noexcept {
   const int error = read_options(options, into);
@@ -45,12 +48,15 @@ int still_open_fd(int fd, const still_options* options, still_snapshot** out) {
   return open_snapshot(nullptr, fd, wanted, out, nullptr);
 }
 
-int still_open_many(const char* const* paths, size_t count, const still_options* options, still_snapshot** out) {
-  if (count != 0 && (paths == nullptr || out == nullptr)) return refuse(EINVAL, "still_open_many", "a null pointer");
+int still_open_many(const char* const* paths, size_t count, const still_options* options,
+                    still_snapshot** out) {
+  if (count != 0 && (paths == nullptr || out == nullptr))
+    return refuse(EINVAL, "still_open_many", "a null pointer");
   request wanted;
   if (const int error = request_from(options, "still_open_many", wanted)) return error;
   if (count > 1 && wanted.require == STILL_POINT_IN_TIME)
-    return refuse(STILL_ERROR_UNSUPPORTED, "still_open_many", "one instant for several files is not in this version");
+    return refuse(STILL_ERROR_UNSUPPORTED, "still_open_many",
+                  "one instant for several files is not in this version");
   if (count == 0) return 0;
   // The caller's array is untouched where one fails.
   still_snapshot** const opened = new (std::nothrow) still_snapshot*[count];
@@ -70,16 +76,29 @@ int still_open_many(const char* const* paths, size_t count, const still_options*
   return error;
 }
 
-const void* still_data(const still_snapshot* snapshot) { return snapshot->held.data; }
-size_t still_size(const still_snapshot* snapshot) { return snapshot->held.size; }
-still_backing still_how(const still_snapshot* snapshot) { return snapshot->how; }
-still_consistency still_when(const still_snapshot* snapshot) { return snapshot->held.when; }
-still_state still_current(const still_snapshot* snapshot) { return snapshot->by->current(snapshot->held); }
-uint64_t still_private_bytes(const still_snapshot* snapshot) { return snapshot->by->private_bytes(snapshot->held); }
+const void* still_data(const still_snapshot* snapshot) {
+  return snapshot->held.data;
+}
+size_t still_size(const still_snapshot* snapshot) {
+  return snapshot->held.size;
+}
+still_backing still_how(const still_snapshot* snapshot) {
+  return snapshot->how;
+}
+still_consistency still_when(const still_snapshot* snapshot) {
+  return snapshot->held.when;
+}
+still_state still_current(const still_snapshot* snapshot) {
+  return snapshot->by->current(snapshot->held);
+}
+uint64_t still_private_bytes(const still_snapshot* snapshot) {
+  return snapshot->by->private_bytes(snapshot->held);
+}
 
 void still_close(still_snapshot* snapshot) {
   // acq_rel: what other owners did with the bytes comes before their end
-  if (snapshot != nullptr && snapshot->owners.fetch_sub(1, std::memory_order_acq_rel) == 1) close_snapshot(snapshot);
+  if (snapshot != nullptr && snapshot->owners.fetch_sub(1, std::memory_order_acq_rel) == 1)
+    close_snapshot(snapshot);
 }
 
 still_snapshot* still_share(still_snapshot* snapshot) {
@@ -87,7 +106,9 @@ still_snapshot* still_share(still_snapshot* snapshot) {
   return snapshot;
 }
 
-int still_changed(const still_snapshot* snapshot) { return has_changed(*snapshot) ? 1 : 0; }
+int still_changed(const still_snapshot* snapshot) {
+  return has_changed(*snapshot) ? 1 : 0;
+}
 
 int still_refresh(const still_snapshot* snapshot, still_snapshot** newer) {
   if (snapshot == nullptr || newer == nullptr) return refuse(EINVAL, "still_refresh", "a null pointer");
@@ -96,14 +117,16 @@ int still_refresh(const still_snapshot* snapshot, still_snapshot** newer) {
     return 0;
   }
   if (snapshot->path == nullptr)
-    return refuse(STILL_ERROR_UNSUPPORTED, "still_refresh", "opened by descriptor: there is no path to open again");
+    return refuse(STILL_ERROR_UNSUPPORTED, "still_refresh",
+                  "opened by descriptor: there is no path to open again");
   return open_snapshot(snapshot->path, -1, snapshot->asked, newer, nullptr);
 }
 
 int still_identity(const still_snapshot* snapshot, still_identity_t* identity) {
   if (snapshot == nullptr || identity == nullptr) return refuse(EINVAL, "still_identity", "a null pointer");
   still_identity_t known{};
-  if (const int error = copy_versioned(known, *identity)) return refuse(error, "still_identity", "the size of the struct");
+  if (const int error = copy_versioned(known, *identity))
+    return refuse(error, "still_identity", "the size of the struct");
   const stamps& taken = snapshot->held.taken;
   identity->exact = identity_is_exact(*snapshot) ? 1 : 0;
   identity->device = taken.device;
@@ -122,63 +145,98 @@ int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int
   if (length == 0) length = size - offset;
   int kernel_advice = 0;
   switch (advice) {
-    case STILL_ADVISE_SEQUENTIAL: kernel_advice = MADV_SEQUENTIAL; break;
-    case STILL_ADVISE_RANDOM: kernel_advice = MADV_RANDOM; break;
-    case STILL_ADVISE_WILLNEED: kernel_advice = MADV_WILLNEED; break;
-    case STILL_ADVISE_POPULATE: kernel_advice = MADV_POPULATE_READ; break;
-    case STILL_ADVISE_HUGEPAGE: kernel_advice = MADV_HUGEPAGE; break;
-    default: return refuse(EINVAL, "still_advise", "no such advice");
+    case STILL_ADVISE_SEQUENTIAL:
+      kernel_advice = MADV_SEQUENTIAL;
+      break;
+    case STILL_ADVISE_RANDOM:
+      kernel_advice = MADV_RANDOM;
+      break;
+    case STILL_ADVISE_WILLNEED:
+      kernel_advice = MADV_WILLNEED;
+      break;
+    case STILL_ADVISE_POPULATE:
+      kernel_advice = MADV_POPULATE_READ;
+      break;
+    case STILL_ADVISE_HUGEPAGE:
+      kernel_advice = MADV_HUGEPAGE;
+      break;
+    default:
+      return refuse(EINVAL, "still_advise", "no such advice");
   }
   // Private copies are there already, and shared with the pool: nothing to advise.
   if (length == 0 || snapshot->how == STILL_COPIED) return 0;
   const auto begin = reinterpret_cast<std::uintptr_t>(snapshot->held.data) + offset;
   const std::uintptr_t first = memory::page_floor(begin);
   const long error = kernel::advise(reinterpret_cast<void*>(first), begin + length - first, kernel_advice);
-  if (advice == STILL_ADVISE_POPULATE && error != 0) return refuse(static_cast<int>(-error), "still_advise", "madvise");
+  if (advice == STILL_ADVISE_POPULATE && error != 0)
+    return refuse(static_cast<int>(-error), "still_advise", "madvise");
   return 0;
 }
 
 int still_validate_utf8(const still_snapshot* snapshot) {
   auto& known = const_cast<still_snapshot*>(snapshot)->utf8;
   if (known.load(std::memory_order_relaxed) == 0) {  // two threads may both look: they find the same
-    const bool valid = simdjson::validate_utf8(static_cast<const char*>(still_data(snapshot)), still_size(snapshot));
+    const bool valid =
+        simdjson::validate_utf8(static_cast<const char*>(still_data(snapshot)), still_size(snapshot));
     known.store(valid ? 1 : 2, std::memory_order_relaxed);
   }
-  return known.load(std::memory_order_relaxed) == 1 ? 0 : refuse(EILSEQ, snapshot->path != nullptr ? snapshot->path : "snapshot", "the bytes are not valid UTF-8");
+  return known.load(std::memory_order_relaxed) == 1
+             ? 0
+             : refuse(EILSEQ, snapshot->path != nullptr ? snapshot->path : "snapshot",
+                      "the bytes are not valid UTF-8");
 }
 
-const char* still_message(void) { return message_of_last_failure(); }
-const char* still_strerror(int error) { return words_for(error); }
+const char* still_message(void) {
+  return message_of_last_failure();
+}
+const char* still_strerror(int error) {
+  return words_for(error);
+}
 
 const char* still_backing_name(still_backing backing) {
   switch (backing) {
-    case STILL_AUTO: return "auto";
-    case STILL_SEALED: return "sealed";
-    case STILL_LEASED: return "leased";
-    case STILL_CLONED: return "cloned";
-    case STILL_COPIED: return "copied";
-    case STILL_PAGED: return "paged";
-    case STILL_SPILLED: return "spilled";
-    case STILL_COOPERATIVE: return "cooperative";
-    case STILL_TRUSTED: return "trusted";
+    case STILL_AUTO:
+      return "auto";
+    case STILL_SEALED:
+      return "sealed";
+    case STILL_LEASED:
+      return "leased";
+    case STILL_CLONED:
+      return "cloned";
+    case STILL_COPIED:
+      return "copied";
+    case STILL_PAGED:
+      return "paged";
+    case STILL_SPILLED:
+      return "spilled";
+    case STILL_COOPERATIVE:
+      return "cooperative";
+    case STILL_TRUSTED:
+      return "trusted";
   }
   return "unknown";
 }
 
 const char* still_consistency_name(still_consistency consistency) {
   switch (consistency) {
-    case STILL_TORN: return "torn";
-    case STILL_VERIFIED: return "verified";
-    case STILL_POINT_IN_TIME: return "point_in_time";
+    case STILL_TORN:
+      return "torn";
+    case STILL_VERIFIED:
+      return "verified";
+    case STILL_POINT_IN_TIME:
+      return "point_in_time";
   }
   return "unknown";
 }
 
 const char* still_state_name(still_state state) {
   switch (state) {
-    case STILL_SHARED: return "shared";
-    case STILL_PRIVATE: return "private";
-    case STILL_LOST: return "lost";
+    case STILL_SHARED:
+      return "shared";
+    case STILL_PRIVATE:
+      return "private";
+    case STILL_LOST:
+      return "lost";
   }
   return "unknown";
 }
@@ -186,13 +244,16 @@ const char* still_state_name(still_state state) {
 #define STILL_TEXT_(x) #x
 #define STILL_TEXT(x) STILL_TEXT_(x)
 const char* still_version(void) {
-  return STILL_TEXT(STILL_VERSION_MAJOR) "." STILL_TEXT(STILL_VERSION_MINOR) "." STILL_TEXT(STILL_VERSION_PATCH);
+  return STILL_TEXT(STILL_VERSION_MAJOR) "." STILL_TEXT(STILL_VERSION_MINOR) "." STILL_TEXT(
+      STILL_VERSION_PATCH);
 }
 
 int still_configure(const still_settings* settings) {
   if (settings == nullptr) return refuse(EINVAL, "still_configure", "a null pointer");
   const int error = configure(*settings);
-  return error == 0 ? 0 : refuse(error, "still_configure", error == EBUSY ? "after the first open" : "the settings");
+  return error == 0
+             ? 0
+             : refuse(error, "still_configure", error == EBUSY ? "after the first open" : "the settings");
 }
 
 int still_explain(const char* path, const still_options* options, still_explanation** out) {
@@ -202,14 +263,18 @@ int still_explain(const char* path, const still_options* options, still_explanat
   return explain(path, wanted, out);
 }
 
-size_t still_explanation_facts(const still_explanation* explanation) { return explanation->facts.size(); }
+size_t still_explanation_facts(const still_explanation* explanation) {
+  return explanation->facts.size();
+}
 const char* still_explanation_fact_name(const still_explanation* explanation, size_t index) {
   return index < explanation->facts.size() ? explanation->facts[index].name : "";
 }
 const char* still_explanation_fact_value(const still_explanation* explanation, size_t index) {
   return index < explanation->facts.size() ? explanation->facts[index].value.c_str() : "";
 }
-size_t still_explanation_steps(const still_explanation* explanation) { return explanation->what.chosen.count; }
+size_t still_explanation_steps(const still_explanation* explanation) {
+  return explanation->what.chosen.count;
+}
 int still_explanation_step(const still_explanation* explanation, size_t index, still_step* into) {
   if (into == nullptr || index >= explanation->what.chosen.count) return EINVAL;
   const step& row = explanation->what.chosen.steps[index];
@@ -220,9 +285,15 @@ int still_explanation_step(const still_explanation* explanation, size_t index, s
   into->reason = row.reason;
   return 0;
 }
-int still_explanation_error(const still_explanation* explanation) { return explanation->error; }
-const char* still_explanation_message(const still_explanation* explanation) { return explanation->message.c_str(); }
-still_snapshot* still_explanation_snapshot(const still_explanation* explanation) { return explanation->snapshot; }
+int still_explanation_error(const still_explanation* explanation) {
+  return explanation->error;
+}
+const char* still_explanation_message(const still_explanation* explanation) {
+  return explanation->message.c_str();
+}
+still_snapshot* still_explanation_snapshot(const still_explanation* explanation) {
+  return explanation->snapshot;
+}
 void still_explanation_free(still_explanation* explanation) {
   if (explanation == nullptr) return;
   still_close(explanation->snapshot);

@@ -19,11 +19,13 @@ bool stamps_witness(file_system system) noexcept {
 // Why the file cannot be leased, or nullptr.
 const char* no_lease(const facts& file, const machine& here) noexcept {
   if (file.kind != file_kind::regular) return "not a regular file";
-  if (file.system == file_system::overlay) return "overlayfs: writers of the layers below do not meet the lease";
+  if (file.system == file_system::overlay)
+    return "overlayfs: writers of the layers below do not meet the lease";
   if (file.system == file_system::tmpfs && file.links == 0)
     return "memory without a name (memfd): its own writable descriptor does not count as a writer";
   if (!leases_hold(file.system)) return "file system where a lease is not known to stop every writer";
-  if (file.under_overlay) return "below the upper directory of an overlay: truncate through it breaks no lease";
+  if (file.under_overlay)
+    return "below the upper directory of an overlay: truncate through it breaks no lease";
   if (!file.own_descriptor) return "the descriptor could not be opened anew";
   if (!here.may_lease) return "another user's file, and no CAP_LEASE";
   if (!here.warden) return "the warden's threads could not be started";
@@ -38,7 +40,8 @@ const char* why_sealed(const facts& file) noexcept {
 }
 
 const char* why_not_sealed(const facts& file) noexcept {
-  if (file.read_only_kind) return "a read-only kind of file system, but on a loop device over a file that can be written";
+  if (file.read_only_kind)
+    return "a read-only kind of file system, but on a loop device over a file that can be written";
   return "the file can be written: no seals, no fs-verity, no read-only kind of file system";
 }
 
@@ -68,7 +71,8 @@ struct builder {
 
 }  // namespace
 
-plan choose(const facts& file, const request& wanted, const machine& here, const thresholds& limits) noexcept {
+plan choose(const facts& file, const request& wanted, const machine& here,
+            const thresholds& limits) noexcept {
   builder build{{}, wanted.backing};
   plan& result = build.result;
   const bool sized = file.kind == file_kind::regular;
@@ -92,35 +96,41 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
     copy_level = STILL_POINT_IN_TIME;
   }
 
-  const std::uint64_t budget = wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
+  const std::uint64_t budget =
+      wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
   const bool affordable = result.length <= budget;
-  const bool small = result.length <= (wanted.access == STILL_ACCESS_RANDOM ? limits.copy_random_max : limits.copy_max);
+  const bool small =
+      result.length <= (wanted.access == STILL_ACCESS_RANDOM ? limits.copy_random_max : limits.copy_max);
 
   const auto sealed = [&] {
     if (!sized) return build.pass(STILL_SEALED, "not a regular file");
-    if (file.system == file_system::hugetlbfs) return build.pass(STILL_SEALED, "hugetlbfs: mapped in huge pages alone");
+    if (file.system == file_system::hugetlbfs)
+      return build.pass(STILL_SEALED, "hugetlbfs: mapped in huge pages alone");
     if (const char* reason = why_sealed(file)) return build.add(STILL_SEALED, reason);
     build.pass(STILL_SEALED, why_not_sealed(file));
   };
   const auto leased = [&](const char* reason) {
     if (lease_obstacle != nullptr) return build.pass(STILL_LEASED, lease_obstacle);
     if (wanted.strict) return build.pass(STILL_LEASED, "STILL_STRICT: no lease may outlive the open");
-    if (!here.lease_room) return build.pass(STILL_LEASED, "a quarter of RLIMIT_NOFILE goes to leases already");
-    if (!affordable) return build.pass(STILL_LEASED, "a detach would need more private memory than memory_budget allows");
+    if (!here.lease_room)
+      return build.pass(STILL_LEASED, "a quarter of RLIMIT_NOFILE goes to leases already");
+    if (!affordable)
+      return build.pass(STILL_LEASED, "a detach would need more private memory than memory_budget allows");
     build.add(STILL_LEASED, reason);
   };
   const auto copied = [&](const char* reason) {
     if (file.kind == file_kind::directory) return build.pass(STILL_COPIED, "a directory");
     if (copy_level < wanted.require) {
-      build.refuse(STILL_ERROR_UNSUPPORTED,
-                   file.kind == file_kind::generated ? "made by the kernel while it is read: a copy is torn"
-                   : lease_obstacle != nullptr && copy_level == STILL_TORN
-                       ? lease_obstacle
-                       : "no way to prove that level for this file");
+      build.refuse(STILL_ERROR_UNSUPPORTED, file.kind == file_kind::generated
+                                                ? "made by the kernel while it is read: a copy is torn"
+                                            : lease_obstacle != nullptr && copy_level == STILL_TORN
+                                                ? lease_obstacle
+                                                : "no way to prove that level for this file");
       return build.pass(STILL_COPIED, "a copy of this file cannot reach the level required");
     }
     if (!affordable) {
-      build.refuse(STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows");
+      build.refuse(STILL_ERROR_OVER_BUDGET,
+                   "the copy would need more private memory than memory_budget allows");
       return build.pass(STILL_COPIED, "more private memory than memory_budget allows");
     }
     build.add(STILL_COPIED, reason);
@@ -128,8 +138,8 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
 
   if (file.kind == file_kind::directory) build.refuse(STILL_ERROR_UNSUPPORTED, "a directory");
 
-  // A small file that cannot change is copied all the same, for a read into warm memory is cheaper than a mapping's
-  // faults; but sealed memory was made to be shared without a copy.
+  // A small file that cannot change is copied all the same, for a read into warm memory is cheaper than a
+  // mapping's faults; but sealed memory was made to be shared without a copy.
   const bool copy_first = sized && small && affordable && copy_level >= wanted.require && !file.sealed_memory;
   if (wanted.backing == STILL_AUTO && copy_first) {
     copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
@@ -138,9 +148,12 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
   } else {
     sealed();
     leased("large: the file's own pages, no copy");
-    copied(!sized ? "read to its end" : wanted.backing == STILL_COPIED ? "insisted on" : "where no mapping can be guarded");
+    copied(!sized                           ? "read to its end"
+           : wanted.backing == STILL_COPIED ? "insisted on"
+                                            : "where no mapping can be guarded");
   }
-  for (const still_backing later : {STILL_CLONED, STILL_PAGED, STILL_SPILLED, STILL_COOPERATIVE, STILL_TRUSTED}) {
+  for (const still_backing later :
+       {STILL_CLONED, STILL_PAGED, STILL_SPILLED, STILL_COOPERATIVE, STILL_TRUSTED}) {
     build.pass(later, "not in this version");
     if (wanted.backing == later) build.refuse(STILL_ERROR_UNSUPPORTED, "not in this version");
   }
@@ -150,7 +163,8 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
       // The reason why the one insisted on was passed over.
       for (std::size_t i = 0; i < result.count; ++i) {
         if (result.steps[i].backing == wanted.backing) {
-          result.refusal = result.refusal == STILL_ERROR_OVER_BUDGET ? result.refusal : int{STILL_ERROR_UNSUPPORTED};
+          result.refusal =
+              result.refusal == STILL_ERROR_OVER_BUDGET ? result.refusal : int{STILL_ERROR_UNSUPPORTED};
           result.refusal_reason = result.steps[i].reason;
         }
       }
@@ -158,6 +172,7 @@ plan choose(const facts& file, const request& wanted, const machine& here, const
     build.refuse(STILL_ERROR_UNSUPPORTED, "no way to hold this file still");
   } else {
     result.refusal = 0;
+    result.refusal_reason = "";
   }
   return result;
 }

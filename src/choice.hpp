@@ -30,10 +30,10 @@ struct request {
 
 // What is true of this process and kernel at the time of the open.
 struct machine {
-  bool may_lease = true;         // the file is ours, or CAP_LEASE
-  bool lease_room = true;        // less than a quarter of RLIMIT_NOFILE goes to leases
-  bool warden = true;            // the keeper runs, or can be started
-  bool multigrain_stamps = true;  // Linux 6.13 or later
+  bool may_lease = true;                   // the file is ours, or CAP_LEASE
+  bool lease_room = true;                  // less than a quarter of RLIMIT_NOFILE goes to leases
+  bool warden = true;                      // the keeper runs, or can be started
+  bool multigrain_stamps = true;           // Linux 6.13 or later
   std::uint64_t budget_left = UINT64_MAX;  // private memory that the process may still take
 };
 
@@ -60,19 +60,20 @@ struct plan {
   std::size_t count = 0;
   int refusal = 0;  // no way was planned: the error number to give, and
   const char* refusal_reason = "";
-  bool copy_may_lease = false;    // a copy may take a lease while it reads
-  witness copy_witness = witness::none;  // ... and what it falls back to
+  bool copy_may_lease = false;                  // a copy may take a lease while it reads
+  witness copy_witness = witness::none;         // ... and what it falls back to
   still_consistency nature_level = STILL_TORN;  // what witness::nature proves
-  bool stamps_are_fine = true;    // multigrain; else one younger than the clock's grain proves nothing
-  std::uint64_t length = 0;       // bytes of the range; a guess for what has no size
+  bool stamps_are_fine = true;  // multigrain; else one younger than the clock's grain proves nothing
+  std::uint64_t length = 0;     // bytes of the range; a guess for what has no size
 };
 
 // Sizes at which the choice turns; docs/design.md has the measurement that each stands on.
 struct thresholds {
-  std::uint64_t copy_max = 512 * 1024;       // up to here a copy is cheaper than a mapping
-  std::uint64_t copy_random_max = 64 * 1024; // ... where a part of the bytes will be read
+  std::uint64_t copy_max = 512 * 1024;        // up to here a copy is cheaper than a mapping
+  std::uint64_t copy_random_max = 64 * 1024;  // ... where a part of the bytes will be read
 };
 
-plan choose(const facts& file, const request& wanted, const machine& here, const thresholds& limits = {}) noexcept;
+plan choose(const facts& file, const request& wanted, const machine& here,
+            const thresholds& limits = {}) noexcept;
 
 }  // namespace stillmap

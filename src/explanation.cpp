@@ -11,13 +11,18 @@
 namespace stillmap {
 namespace {
 
-const char* yes_no(bool value) noexcept { return value ? "yes" : "no"; }
+const char* yes_no(bool value) noexcept {
+  return value ? "yes" : "no";
+}
 
 const char* witness_words(const plan& chosen) noexcept {
   switch (chosen.copy_witness) {
-    case witness::nature: return "its nature: nobody can change what is read";
-    case witness::stamps: return chosen.copy_may_lease ? "a lease while reading, else time stamps" : "time stamps";
-    default: return chosen.copy_may_lease ? "a lease while reading, else nothing (torn)" : "nothing (torn)";
+    case witness::nature:
+      return "its nature: nobody can change what is read";
+    case witness::stamps:
+      return chosen.copy_may_lease ? "a lease while reading, else time stamps" : "time stamps";
+    default:
+      return chosen.copy_may_lease ? "a lease while reading, else nothing (torn)" : "nothing (torn)";
   }
 }
 

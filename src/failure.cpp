@@ -46,8 +46,8 @@ const char* message_of_last_failure() noexcept {
   const failure& what = last.what;
   const bool caused = what.cause[0] != '\0';
   std::snprintf(last.message, sizeof last.message, "%s: %s%s%s%s%s%s", what.path, words_for(what.error),
-                caused ? ": " : "", what.cause, writers.empty() ? "" : ", opened for writing by ", writers.c_str(),
-                "");
+                caused ? ": " : "", what.cause, writers.empty() ? "" : ", opened for writing by ",
+                writers.c_str(), "");
   if (what.remedy[0] != '\0') {
     const std::size_t used = std::strlen(last.message);
     std::snprintf(last.message + used, sizeof last.message - used, " (%s)", what.remedy);
@@ -57,13 +57,20 @@ const char* message_of_last_failure() noexcept {
 
 const char* words_for(int error) noexcept {
   switch (error) {
-    case 0: return "success";
-    case STILL_ERROR_BUSY_WRITER: return "the file is open for writing";
-    case STILL_ERROR_UNSUPPORTED: return "not to be had for this file";
-    case STILL_ERROR_OVER_BUDGET: return "over the memory budget";
-    case STILL_ERROR_CHANGING: return "the file keeps changing";
-    case STILL_ERROR_LOST: return "the bytes could not be kept";
-    default: break;
+    case 0:
+      return "success";
+    case STILL_ERROR_BUSY_WRITER:
+      return "the file is open for writing";
+    case STILL_ERROR_UNSUPPORTED:
+      return "not to be had for this file";
+    case STILL_ERROR_OVER_BUDGET:
+      return "over the memory budget";
+    case STILL_ERROR_CHANGING:
+      return "the file keeps changing";
+    case STILL_ERROR_LOST:
+      return "the bytes could not be kept";
+    default:
+      break;
   }
   const char* const text = error > 0 && error < STILL_ERROR_BASE ? ::strerrordesc_np(error) : nullptr;
   return text != nullptr ? text : "unknown error";

@@ -34,9 +34,13 @@ bool charge(std::uint64_t bytes, std::uint64_t snapshot_budget) noexcept {
   return true;
 }
 
-void discharge(std::uint64_t bytes) noexcept { taken.fetch_sub(bytes, std::memory_order_relaxed); }
+void discharge(std::uint64_t bytes) noexcept {
+  taken.fetch_sub(bytes, std::memory_order_relaxed);
+}
 
-std::uint64_t charged() noexcept { return taken.load(std::memory_order_relaxed); }
+std::uint64_t charged() noexcept {
+  return taken.load(std::memory_order_relaxed);
+}
 
 std::byte* map_congruent(std::size_t bytes, const std::byte* like) noexcept {
   constexpr int protection = PROT_READ | PROT_WRITE;
@@ -47,7 +51,8 @@ std::byte* map_congruent(std::size_t bytes, const std::byte* like) noexcept {
   if (kernel::failed(address)) return nullptr;
   std::byte* begin = reinterpret_cast<std::byte*>(address);
   if (!huge) return begin;
-  const std::size_t skip = (reinterpret_cast<std::uintptr_t>(like) - static_cast<std::uintptr_t>(address)) & (huge_bytes - 1);
+  const std::size_t skip =
+      (reinterpret_cast<std::uintptr_t>(like) - static_cast<std::uintptr_t>(address)) & (huge_bytes - 1);
   if (skip > 0) kernel::unmap(begin, skip);
   begin += skip;
   if (skip < huge_bytes) kernel::unmap(begin + bytes, huge_bytes - skip);
@@ -55,8 +60,12 @@ std::byte* map_congruent(std::size_t bytes, const std::byte* like) noexcept {
   return begin;
 }
 
-std::byte* map_private(std::size_t bytes) noexcept { return map_congruent(bytes, nullptr); }
+std::byte* map_private(std::size_t bytes) noexcept {
+  return map_congruent(bytes, nullptr);
+}
 
-const std::byte* zeros() noexcept { return zero_page; }
+const std::byte* zeros() noexcept {
+  return zero_page;
+}
 
 }  // namespace stillmap::memory

@@ -9,16 +9,21 @@
 namespace stillmap::memory {
 
 std::size_t page_bytes() noexcept;
-inline std::size_t page_floor(std::size_t bytes) noexcept { return bytes & ~(page_bytes() - 1); }
-inline std::size_t page_ceiling(std::size_t bytes) noexcept { return page_floor(bytes + page_bytes() - 1); }
+inline std::size_t page_floor(std::size_t bytes) noexcept {
+  return bytes & ~(page_bytes() - 1);
+}
+inline std::size_t page_ceiling(std::size_t bytes) noexcept {
+  return page_floor(bytes + page_bytes() - 1);
+}
 
 // Takes bytes from the process's budget, where a snapshot's own allows it; false: over budget.
 bool charge(std::uint64_t bytes, std::uint64_t snapshot_budget) noexcept;
 void discharge(std::uint64_t bytes) noexcept;
 std::uint64_t charged() noexcept;
 
-// Anonymous memory, in huge pages where it is large, whose address is congruent with `like` modulo 2 MiB: moving it
-// over `like` then moves page tables, not pages (512 MiB: 0.15 ms instead of 5.4). nullptr: none to be had.
+// Anonymous memory, in huge pages where it is large, whose address is congruent with `like` modulo 2 MiB:
+// moving it over `like` then moves page tables, not pages (512 MiB: 0.15 ms instead of 5.4). nullptr: none to
+// be had.
 std::byte* map_congruent(std::size_t bytes, const std::byte* like) noexcept;
 
 // Anonymous memory on its own; aligned to 2 MiB and in huge pages from that size on.

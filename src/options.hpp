@@ -10,8 +10,8 @@
 
 namespace stillmap {
 
-// Copies what both sides know. Smaller than version 0.1's: EINVAL; larger, with bytes that this version does not
-// know and that are not zero: E2BIG. (As openat2(2) and its struct open_how.)
+// Copies what both sides know. Smaller than version 0.1's: EINVAL; larger, with bytes that this version does
+// not know and that are not zero: E2BIG. (As openat2(2) and its struct open_how.)
 template <class Struct>
 int copy_versioned(Struct& into, const Struct& from) noexcept {
   if (from.size < sizeof(Struct)) return EINVAL;

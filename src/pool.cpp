@@ -52,8 +52,8 @@ std::size_t class_of(std::size_t bytes) noexcept {
   return base_index * steps + (bytes - base + step - 1) / step;
 }
 
-// Half of what lay unused since the last trim: a program that once needed much gives it back within seconds of
-// needing less.
+// Half of what lay unused since the last trim: a program that once needed much gives it back within seconds
+// of needing less.
 free_buffer* take_unused() noexcept {
   free_buffer* result = nullptr;
   for (size_class& each : the_shelf.of) {
@@ -124,7 +124,11 @@ std::uint64_t kept_bytes() noexcept {
   return the_shelf.kept_bytes;
 }
 
-void lock_for_fork() noexcept { the_shelf.mutex.lock(); }
-void unlock_after_fork() noexcept { the_shelf.mutex.unlock(); }
+void lock_for_fork() noexcept {
+  the_shelf.mutex.lock();
+}
+void unlock_after_fork() noexcept {
+  the_shelf.mutex.unlock();
+}
 
 }  // namespace stillmap::pool

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Recycled buffers for copies. A read into memory that was faulted in before costs a tenth of one into fresh pages
-// (docs/design.md), so buffers are kept by size class, bounded in all by settings::pool_bytes, the last one given
-// back being the first handed out again: its lines are the warm ones.
+// Recycled buffers for copies. A read into memory that was faulted in before costs a tenth of one into fresh
+// pages (docs/design.md), so buffers are kept by size class, bounded in all by settings::pool_bytes, the last
+// one given back being the first handed out again: its lines are the warm ones.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ struct buffer {
   explicit operator bool() const noexcept { return data != nullptr; }
 };
 
-// At least `bytes`, 64-byte aligned (pages, in fact). Contents are whatever they were. Empty where there is no
-// memory. A buffer is the caller's alone until given back.
+// At least `bytes`, 64-byte aligned (pages, in fact). Contents are whatever they were. Empty where there is
+// no memory. A buffer is the caller's alone until given back.
 buffer take(std::size_t bytes) noexcept;
 void give_back(buffer one) noexcept;
 

@@ -36,8 +36,9 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) noexce
 
 std::uint64_t machine_memory_bytes() noexcept {
   const long pages = ::sysconf(_SC_PHYS_PAGES), page_bytes = ::sysconf(_SC_PAGESIZE);
-  return pages > 0 && page_bytes > 0 ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes)
-                                     : std::uint64_t{4} << 30;
+  return pages > 0 && page_bytes > 0
+             ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page_bytes)
+             : std::uint64_t{4} << 30;
 }
 
 }  // namespace
@@ -49,9 +50,11 @@ const settings& settings::instance() noexcept {
   settings& one = *chosen();
   if (!fixed) {
     fixed = true;
-    if (one.pool_bytes == 0) one.pool_bytes = from_environment("STILLMAP_POOL_BYTES", std::uint64_t{64} << 20);
+    if (one.pool_bytes == 0)
+      one.pool_bytes = from_environment("STILLMAP_POOL_BYTES", std::uint64_t{64} << 20);
     if (one.reserve_bytes == 0) one.reserve_bytes = from_environment("STILLMAP_RESERVE_BYTES", 0);
-    if (one.memory_budget == 0) one.memory_budget = from_environment("STILLMAP_MEMORY_BUDGET", machine_memory_bytes() / 2);
+    if (one.memory_budget == 0)
+      one.memory_budget = from_environment("STILLMAP_MEMORY_BUDGET", machine_memory_bytes() / 2);
     if (one.signal == 0) {
       const std::uint64_t number = from_environment("STILLMAP_SIGNAL", 0);
       if (number >= static_cast<std::uint64_t>(SIGRTMIN) && number <= static_cast<std::uint64_t>(SIGRTMAX))

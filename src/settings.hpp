@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What holds for the whole process: still_configure, else the environment, else the default. Read once, at the
-// first open.
+// What holds for the whole process: still_configure, else the environment, else the default. Read once, at
+// the first open.
 #pragma once
 
 #include <stillmap/stillmap.h>
@@ -12,7 +12,7 @@
 namespace stillmap {
 
 struct settings {
-  std::uint64_t pool_bytes = 0;     // recycled buffers that wait for the next copy
+  std::uint64_t pool_bytes = 0;  // recycled buffers that wait for the next copy
   std::uint64_t reserve_bytes = 0;
   std::uint64_t memory_budget = 0;  // private memory of all snapshots
   int signal = 0;                   // 0: the warden chooses

@@ -22,10 +22,14 @@ namespace {
 
 const way* way_of(still_backing backing) noexcept {
   switch (backing) {
-    case STILL_SEALED: return &sealed_way;
-    case STILL_LEASED: return &leased_way;
-    case STILL_COPIED: return &copied_way;
-    default: return nullptr;
+    case STILL_SEALED:
+      return &sealed_way;
+    case STILL_LEASED:
+      return &leased_way;
+    case STILL_COPIED:
+      return &copied_way;
+    default:
+      return nullptr;
   }
 }
 
@@ -53,8 +57,9 @@ machine look_at_machine(const facts& known, std::uint64_t length) noexcept {
 }
 
 bool stamps_prove(const facts& known) noexcept {
-  return kernel_has_multigrain_stamps() && (known.system == file_system::ext4 || known.system == file_system::xfs ||
-                                            known.system == file_system::btrfs);
+  return kernel_has_multigrain_stamps() &&
+         (known.system == file_system::ext4 || known.system == file_system::xfs ||
+          known.system == file_system::btrfs);
 }
 
 // A descriptor of our own for the caller's file: a duplicate would share its offset, signal and lease.
@@ -63,7 +68,8 @@ descriptor open_anew(int caller_fd, const facts& known) noexcept {
   std::snprintf(link, sizeof link, "/proc/self/fd/%d", caller_fd);
   descriptor own(static_cast<int>(kernel::open_read_only(link, O_NONBLOCK)));
   stamps now;
-  if (!own || read_stamps(own.get(), nullptr, now) != 0 || now.device != known.at_open.device || now.inode != known.at_open.inode)
+  if (!own || read_stamps(own.get(), nullptr, now) != 0 || now.device != known.at_open.device ||
+      now.inode != known.at_open.inode)
     return {};
   return own;
 }
@@ -95,12 +101,25 @@ const char* remedy_for(int error, const request& wanted, const facts& known) noe
                  ? "require = STILL_VERIFIED or STILL_TORN would accept a copy"
                  : "require = STILL_TORN would accept a copy whose pages may come from different instants";
     case STILL_ERROR_UNSUPPORTED:
-      return wanted.backing != STILL_AUTO ? "backing = STILL_AUTO would take another way"
-                                          : "require = STILL_TORN would accept a copy whose pages may come from different instants";
-    case STILL_ERROR_OVER_BUDGET: return "a larger memory_budget, or without STILL_STRICT a lease, would do";
-    case EMFILE: return "raise RLIMIT_NOFILE";
-    default: return "";
+      return wanted.backing != STILL_AUTO
+                 ? "backing = STILL_AUTO would take another way"
+                 : "require = STILL_TORN would accept a copy whose pages may come from different instants";
+    case STILL_ERROR_OVER_BUDGET:
+      return "a larger memory_budget, or without STILL_STRICT a lease, would do";
+    case EMFILE:
+      return "raise RLIMIT_NOFILE";
+    default:
+      return "";
   }
+}
+
+// An enumeration's value as C passed it, which need not be one of C++'s.
+template <class Enumeration>
+unsigned raw(const Enumeration& field) noexcept {
+  unsigned value;
+  static_assert(sizeof value == sizeof field);
+  std::memcpy(&value, &field, sizeof value);
+  return value;
 }
 
 // Walks the plan. 0, or the error that says most: of the way insisted on, else of the last one tried.
@@ -121,8 +140,8 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
     }
     each.result = outcome::failed;
     each.error = result.error;
-    // What the file is too short for, no other way will give; a writer in the way of a copy is the better answer
-    // than one in the way of the lease that was tried before.
+    // What the file is too short for, no other way will give; a writer in the way of a copy is the better
+    // answer than one in the way of the lease that was tried before.
     error = result.error;
     reason = each.reason;
     into.held = {};
@@ -147,8 +166,7 @@ int read_options(const still_options* options, request& into) noexcept {
   if (options != nullptr) {
     if (const int error = copy_versioned(known, *options)) return error;
   }
-  if (known.backing > STILL_TRUSTED || static_cast<int>(known.backing) < 0) return EINVAL;
-  if (known.require > STILL_POINT_IN_TIME || static_cast<int>(known.require) < 0) return EINVAL;
+  if (raw(known.backing) > STILL_TRUSTED || raw(known.require) > STILL_POINT_IN_TIME) return EINVAL;
   if (known.access < STILL_ACCESS_DEFAULT || known.access > STILL_ACCESS_RANDOM) return EINVAL;
   if (known.fork < STILL_FORK_ABSENT || known.fork > STILL_FORK_CARRY) return EINVAL;
   constexpr unsigned flags = unsigned{STILL_STRICT} | unsigned{STILL_SYNCED} | unsigned{STILL_POPULATE};
@@ -168,7 +186,8 @@ int read_options(const still_options* options, request& into) noexcept {
   return 0;
 }
 
-int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out, record* record) noexcept {
+int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
+                  record* record) noexcept {
   opening from;
   from.wanted = wanted;
   from.caller_fd = caller_fd;
@@ -176,8 +195,8 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   if (path == nullptr) std::snprintf(name, sizeof name, "descriptor %d", caller_fd);
   const auto failed = [&](int error, const char* cause, bool name_writers = false) noexcept {
     const stamps& file = from.known.at_open;
-    return fail({error, path != nullptr ? path : name, cause, remedy_for(error, wanted, from.known), file.device,
-                 name_writers ? file.inode : 0});
+    return fail({error, path != nullptr ? path : name, cause, remedy_for(error, wanted, from.known),
+                 file.device, name_writers ? file.inode : 0});
   };
 
   if (path != nullptr) {
@@ -195,7 +214,8 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   }
   std::uint64_t length = 0;
   if (from.known.kind == file_kind::regular) {
-    if (const int error = range_of(wanted, from.known.at_open.size, length)) return failed(error, "the range lies beyond the end of the file");
+    if (const int error = range_of(wanted, from.known.at_open.size, length))
+      return failed(error, "the range lies beyond the end of the file");
   }
 
   from.chosen = choose(from.known, wanted, look_at_machine(from.known, length));
@@ -235,7 +255,8 @@ bool has_changed(const still_snapshot& one) noexcept {
   if (one.how == STILL_LEASED) {
     stamps now;
     const warden::hold& hold = *one.held.hold;
-    if (warden::is_whole(hold) && read_stamps(hold.under->fd, nullptr, now) == 0 && now.size == taken.size) return false;
+    if (warden::is_whole(hold) && read_stamps(hold.under->fd, nullptr, now) == 0 && now.size == taken.size)
+      return false;
   }
   if (!one.proof_by_stamps || one.path == nullptr) return true;
   // Armed anew in between, so that a store through a mapping made since shows as well.

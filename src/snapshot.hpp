@@ -33,7 +33,8 @@ struct record {
 int read_options(const still_options* options, request& into) noexcept;
 
 // path or (path nullptr) caller_fd. `record` may be null. Fails with fail().
-int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out, record* record) noexcept;
+int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
+                  record* record) noexcept;
 void close_snapshot(still_snapshot* one) noexcept;
 bool has_changed(const still_snapshot& one) noexcept;
 bool identity_is_exact(const still_snapshot& one) noexcept;

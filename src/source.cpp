@@ -20,27 +20,43 @@ constexpr unsigned STATX_MNT_ID_UNIQUE = 0x4000;  // Linux 6.8
 
 // File system magic numbers that <linux/magic.h> of Debian 12 has under other headers or not at all.
 constexpr long bcachefs_magic = static_cast<long>(0xca451a4e), cifs_magic = 0xff534d42,
-               smb2_magic = 0xfe534d42, iso9660_magic = 0x9660, fuse_magic = 0x65735546, configfs_magic = 0x62656570;
+               smb2_magic = 0xfe534d42, iso9660_magic = 0x9660, fuse_magic = 0x65735546,
+               configfs_magic = 0x62656570;
 
 file_system system_of(long magic) noexcept {
   switch (magic & 0xffffffff) {
-    case EXT4_SUPER_MAGIC: return file_system::ext4;  // also ext2 and ext3, whose driver is ext4's
-    case XFS_SUPER_MAGIC: return file_system::xfs;
-    case BTRFS_SUPER_MAGIC: return file_system::btrfs;
-    case TMPFS_MAGIC: return file_system::tmpfs;
-    case HUGETLBFS_MAGIC: return file_system::hugetlbfs;
-    case F2FS_SUPER_MAGIC: return file_system::f2fs;
-    case bcachefs_magic & 0xffffffff: return file_system::bcachefs;
-    case OVERLAYFS_SUPER_MAGIC: return file_system::overlay;
-    case NFS_SUPER_MAGIC: return file_system::nfs;
+    case EXT4_SUPER_MAGIC:
+      return file_system::ext4;  // also ext2 and ext3, whose driver is ext4's
+    case XFS_SUPER_MAGIC:
+      return file_system::xfs;
+    case BTRFS_SUPER_MAGIC:
+      return file_system::btrfs;
+    case TMPFS_MAGIC:
+      return file_system::tmpfs;
+    case HUGETLBFS_MAGIC:
+      return file_system::hugetlbfs;
+    case F2FS_SUPER_MAGIC:
+      return file_system::f2fs;
+    case bcachefs_magic & 0xffffffff:
+      return file_system::bcachefs;
+    case OVERLAYFS_SUPER_MAGIC:
+      return file_system::overlay;
+    case NFS_SUPER_MAGIC:
+      return file_system::nfs;
     case SMB_SUPER_MAGIC:
     case cifs_magic:
-    case smb2_magic: return file_system::cifs;
-    case fuse_magic: return file_system::fuse;
-    case V9FS_MAGIC: return file_system::ninep;
-    case SQUASHFS_MAGIC: return file_system::squashfs;
-    case EROFS_SUPER_MAGIC_V1: return file_system::erofs;
-    case iso9660_magic: return file_system::iso9660;
+    case smb2_magic:
+      return file_system::cifs;
+    case fuse_magic:
+      return file_system::fuse;
+    case V9FS_MAGIC:
+      return file_system::ninep;
+    case SQUASHFS_MAGIC:
+      return file_system::squashfs;
+    case EROFS_SUPER_MAGIC_V1:
+      return file_system::erofs;
+    case iso9660_magic:
+      return file_system::iso9660;
     case PROC_SUPER_MAGIC:
     case SYSFS_MAGIC:
     case DEBUGFS_MAGIC:
@@ -54,8 +70,10 @@ file_system system_of(long magic) noexcept {
     case PSTOREFS_MAGIC:
     case SELINUX_MAGIC:
     case SMACK_MAGIC:
-    case configfs_magic: return file_system::kernel_made;
-    default: return file_system::unknown;
+    case configfs_magic:
+      return file_system::kernel_made;
+    default:
+      return file_system::unknown;
   }
 }
 
@@ -66,7 +84,8 @@ std::array<std::atomic<std::uint64_t>, 64> systems_by_mount{};
 long find_system(int fd, const struct statx& found, file_system& into) noexcept {
   const bool unique = (found.stx_mask & STATX_MNT_ID_UNIQUE) != 0;
   std::atomic<std::uint64_t>& slot = systems_by_mount[found.stx_mnt_id % systems_by_mount.size()];
-  const std::uint64_t remembered = slot.load(std::memory_order_relaxed);  // one word: nothing else hangs on it
+  const std::uint64_t remembered =
+      slot.load(std::memory_order_relaxed);  // one word: nothing else hangs on it
   if (unique && remembered >> 8 == found.stx_mnt_id) {
     into = static_cast<file_system>(remembered & 0xff);
     return 0;
@@ -74,7 +93,9 @@ long find_system(int fd, const struct statx& found, file_system& into) noexcept 
   struct statfs answer;
   if (const long error = kernel::filesystem(fd, &answer); error != 0) return error;
   into = system_of(static_cast<long>(answer.f_type));
-  if (unique) slot.store(std::uint64_t{found.stx_mnt_id} << 8 | static_cast<std::uint64_t>(into), std::memory_order_relaxed);
+  if (unique)
+    slot.store(std::uint64_t{found.stx_mnt_id} << 8 | static_cast<std::uint64_t>(into),
+               std::memory_order_relaxed);
   return 0;
 }
 
@@ -95,34 +116,56 @@ stamps stamps_of(const struct statx& found) noexcept {
 
 const char* name_of(file_kind kind) noexcept {
   switch (kind) {
-    case file_kind::regular: return "regular file";
-    case file_kind::directory: return "directory";
-    case file_kind::stream: return "stream";
-    case file_kind::block: return "block device";
-    case file_kind::generated: return "made by the kernel while it is read";
+    case file_kind::regular:
+      return "regular file";
+    case file_kind::directory:
+      return "directory";
+    case file_kind::stream:
+      return "stream";
+    case file_kind::block:
+      return "block device";
+    case file_kind::generated:
+      return "made by the kernel while it is read";
   }
   return "?";
 }
 
 const char* name_of(file_system system) noexcept {
   switch (system) {
-    case file_system::unknown: return "unknown";
-    case file_system::ext4: return "ext4";
-    case file_system::xfs: return "xfs";
-    case file_system::btrfs: return "btrfs";
-    case file_system::tmpfs: return "tmpfs";
-    case file_system::hugetlbfs: return "hugetlbfs";
-    case file_system::f2fs: return "f2fs";
-    case file_system::bcachefs: return "bcachefs";
-    case file_system::overlay: return "overlayfs";
-    case file_system::nfs: return "nfs";
-    case file_system::cifs: return "cifs";
-    case file_system::fuse: return "fuse";
-    case file_system::ninep: return "9p";
-    case file_system::kernel_made: return "of the kernel's own making";
-    case file_system::squashfs: return "squashfs";
-    case file_system::erofs: return "erofs";
-    case file_system::iso9660: return "iso9660";
+    case file_system::unknown:
+      return "unknown";
+    case file_system::ext4:
+      return "ext4";
+    case file_system::xfs:
+      return "xfs";
+    case file_system::btrfs:
+      return "btrfs";
+    case file_system::tmpfs:
+      return "tmpfs";
+    case file_system::hugetlbfs:
+      return "hugetlbfs";
+    case file_system::f2fs:
+      return "f2fs";
+    case file_system::bcachefs:
+      return "bcachefs";
+    case file_system::overlay:
+      return "overlayfs";
+    case file_system::nfs:
+      return "nfs";
+    case file_system::cifs:
+      return "cifs";
+    case file_system::fuse:
+      return "fuse";
+    case file_system::ninep:
+      return "9p";
+    case file_system::kernel_made:
+      return "of the kernel's own making";
+    case file_system::squashfs:
+      return "squashfs";
+    case file_system::erofs:
+      return "erofs";
+    case file_system::iso9660:
+      return "iso9660";
   }
   return "?";
 }
@@ -142,14 +185,24 @@ long gather(int fd, facts& into) noexcept {
   into.links = found.stx_nlink;
   into.verity = (found.stx_attributes & STATX_ATTR_VERITY) != 0;
   switch (found.stx_mode & S_IFMT) {
-    case S_IFREG: into.kind = file_kind::regular; break;
-    case S_IFDIR: into.kind = file_kind::directory; return 0;
-    case S_IFBLK: into.kind = file_kind::block; return 0;
-    default: into.kind = file_kind::stream; return 0;
+    case S_IFREG:
+      into.kind = file_kind::regular;
+      break;
+    case S_IFDIR:
+      into.kind = file_kind::directory;
+      return 0;
+    case S_IFBLK:
+      into.kind = file_kind::block;
+      return 0;
+    default:
+      into.kind = file_kind::stream;
+      return 0;
   }
   if (const long error = find_system(fd, found, into.system); error != 0) return error;
   switch (into.system) {
-    case file_system::kernel_made: into.kind = file_kind::generated; break;
+    case file_system::kernel_made:
+      into.kind = file_kind::generated;
+      break;
     case file_system::unknown:
     case file_system::fuse:
     case file_system::ninep:
@@ -174,8 +227,11 @@ long gather(int fd, facts& into) noexcept {
     }
     case file_system::ext4:
     case file_system::xfs:
-    case file_system::btrfs: into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links); break;
-    default: break;
+    case file_system::btrfs:
+      into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links);
+      break;
+    default:
+      break;
   }
   if (into.system == file_system::tmpfs && !into.sealed_memory)
     into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Facts about a file: what the plan is chosen from. Gathered with one statx, one fstatfs a device (remembered),
-// and, where they could matter, the seals and the mount table. Facts say what is; choice.hpp says what follows.
+// Facts about a file: what the plan is chosen from. Gathered with one statx, one fstatfs a device
+// (remembered), and, where they could matter, the seals and the mount table. Facts say what is; choice.hpp
+// says what follows.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,23 @@ enum class file_kind : std::uint8_t {
 };
 
 enum class file_system : std::uint8_t {
-  unknown, ext4, xfs, btrfs, tmpfs, hugetlbfs, f2fs, bcachefs, overlay, nfs, cifs, fuse, ninep, kernel_made, squashfs, erofs, iso9660,
+  unknown,
+  ext4,
+  xfs,
+  btrfs,
+  tmpfs,
+  hugetlbfs,
+  f2fs,
+  bcachefs,
+  overlay,
+  nfs,
+  cifs,
+  fuse,
+  ninep,
+  kernel_made,
+  squashfs,
+  erofs,
+  iso9660,
 };
 
 // The stamps that witness a change, and the inode they belong to.
@@ -33,17 +50,17 @@ struct stamps {
 struct facts {
   file_kind kind = file_kind::regular;
   file_system system = file_system::unknown;
-  stamps at_open;               // device, inode, size, times
-  std::uint32_t owner = 0;      // st_uid
-  std::uint32_t links = 1;      // st_nlink
-  bool own_descriptor = true;   // the descriptor is no other's: opened by us, or opened anew
+  stamps at_open;                    // device, inode, size, times
+  std::uint32_t owner = 0;           // st_uid
+  std::uint32_t links = 1;           // st_nlink
+  bool own_descriptor = true;        // the descriptor is no other's: opened by us, or opened anew
   bool writable_descriptor = false;  // the caller's descriptor was opened for writing: a writer itself
-  bool sealed_memory = false;   // memfd with F_SEAL_WRITE and F_SEAL_SHRINK
-  bool verity = false;          // fs-verity: the kernel refuses every writer for ever
-  bool read_only_kind = false;  // squashfs, erofs, iso9660
-  bool loop_over_file = false;  // ... on a loop device over a file
-  bool loop_root_only = false;  // ... that root alone may write
-  bool under_overlay = false;   // below the upper directory of an overlay that our mount namespace shows
+  bool sealed_memory = false;        // memfd with F_SEAL_WRITE and F_SEAL_SHRINK
+  bool verity = false;               // fs-verity: the kernel refuses every writer for ever
+  bool read_only_kind = false;       // squashfs, erofs, iso9660
+  bool loop_over_file = false;       // ... on a loop device over a file
+  bool loop_root_only = false;       // ... that root alone may write
+  bool under_overlay = false;        // below the upper directory of an overlay that our mount namespace shows
 };
 
 const char* name_of(file_kind kind) noexcept;

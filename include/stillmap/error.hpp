@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// stillmap's failures as std::system_error. Error numbers below STILL_ERROR_BASE are errno values and stand in
-// std::generic_category; the library's own stand in stillmap::category().
+// stillmap's failures as std::system_error. Error numbers below STILL_ERROR_BASE are errno values and stand
+// in std::generic_category; the library's own stand in stillmap::category().
 #ifndef STILLMAP_ERROR_HPP
 #define STILLMAP_ERROR_HPP
 
@@ -33,7 +33,9 @@ inline const std::error_category& category() noexcept {
   return instance;
 }
 
-inline std::error_code make_error_code(errc value) noexcept { return {static_cast<int>(value), category()}; }
+inline std::error_code make_error_code(errc value) noexcept {
+  return {static_cast<int>(value), category()};
+}
 
 // The error_code for a number that a C function of the library returned.
 inline std::error_code error_code_of(int number) noexcept {
@@ -44,7 +46,9 @@ inline std::error_code error_code_of(int number) noexcept {
 class error : public std::system_error {
  public:
   error(std::error_code code, const std::string& message) : std::system_error(code), message_(message) {}
-  const char* what() const noexcept override { return message_.empty() ? std::system_error::what() : message_.c_str(); }
+  const char* what() const noexcept override {
+    return message_.empty() ? std::system_error::what() : message_.c_str();
+  }
 
  private:
   std::string message_;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The C++ face of stillmap: an owner of one still_snapshot, header-only over the C interface, so that no type of
-// the standard library crosses the boundary of the shared library. stillmap.h says what each call promises.
+// The C++ face of stillmap: an owner of one still_snapshot, header-only over the C interface, so that no type
+// of the standard library crosses the boundary of the shared library. stillmap.h says what each call
+// promises.
 //
 //   auto file = stillmap::snapshot::open("data.json");      // throws stillmap::error
 //   std::span<const std::byte> bytes = file.bytes();         // holds still while `file` lives
@@ -10,8 +11,8 @@
 #ifndef STILLMAP_SNAPSHOT_HPP
 #define STILLMAP_SNAPSHOT_HPP
 
-#include <stillmap/error.hpp>
 #include <stillmap/stillmap.h>
+#include <stillmap/error.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -37,7 +38,11 @@ enum class backing {
 
 enum class consistency { torn = STILL_TORN, verified = STILL_VERIFIED, point_in_time = STILL_POINT_IN_TIME };
 enum class state { shared = STILL_SHARED, private_memory = STILL_PRIVATE, lost = STILL_LOST };
-enum class access { normal = STILL_ACCESS_DEFAULT, sequential = STILL_ACCESS_SEQUENTIAL, random = STILL_ACCESS_RANDOM };
+enum class access {
+  normal = STILL_ACCESS_DEFAULT,
+  sequential = STILL_ACCESS_SEQUENTIAL,
+  random = STILL_ACCESS_RANDOM
+};
 enum class fork { absent = STILL_FORK_ABSENT, carry = STILL_FORK_CARRY };
 enum class advice {
   sequential = STILL_ADVISE_SEQUENTIAL,
@@ -130,8 +135,12 @@ class snapshot {
     return result;
   }
   template <class String>
-    requires requires(const String& s) { { s.c_str() } -> std::convertible_to<const char*>; }
-  static snapshot open(const String& path, const options& how = {}) { return open(path.c_str(), how); }
+  requires requires(const String& s) {
+    { s.c_str() } -> std::convertible_to<const char*>;
+  }
+  static snapshot open(const String& path, const options& how = {}) {
+    return open(path.c_str(), how);
+  }
   static snapshot from_fd(int fd, const options& how = {}) {
     std::error_code ec;
     snapshot result = from_fd(fd, how, ec);
@@ -152,7 +161,9 @@ class snapshot {
   }
 #endif
   template <class String>
-    requires requires(const String& s) { { s.c_str() } -> std::convertible_to<const char*>; }
+  requires requires(const String& s) {
+    { s.c_str() } -> std::convertible_to<const char*>;
+  }
   static snapshot open(const String& path, const options& how, std::error_code& ec) noexcept {
     return open(path.c_str(), how, ec);
   }
@@ -161,15 +172,29 @@ class snapshot {
   std::span<const std::byte> bytes() const noexcept {
     return {static_cast<const std::byte*>(data()), size()};
   }
-  const void* data() const noexcept { return handle_ ? still_data(handle_) : nullptr; }
-  std::size_t size() const noexcept { return handle_ ? still_size(handle_) : 0; }
+  const void* data() const noexcept {
+    return handle_ ? still_data(handle_) : nullptr;
+  }
+  std::size_t size() const noexcept {
+    return handle_ ? still_size(handle_) : 0;
+  }
 
   // Of an empty snapshot these ask for trouble: check operator bool first.
-  backing how() const noexcept { return static_cast<backing>(still_how(handle_)); }
-  consistency when() const noexcept { return static_cast<consistency>(still_when(handle_)); }
-  state current() const noexcept { return static_cast<state>(still_current(handle_)); }
-  bool changed() const noexcept { return still_changed(handle_) != 0; }
-  std::uint64_t private_bytes() const noexcept { return still_private_bytes(handle_); }
+  backing how() const noexcept {
+    return static_cast<backing>(still_how(handle_));
+  }
+  consistency when() const noexcept {
+    return static_cast<consistency>(still_when(handle_));
+  }
+  state current() const noexcept {
+    return static_cast<state>(still_current(handle_));
+  }
+  bool changed() const noexcept {
+    return still_changed(handle_) != 0;
+  }
+  std::uint64_t private_bytes() const noexcept {
+    return still_private_bytes(handle_);
+  }
   still_identity_t identity() const noexcept {
     still_identity_t result{};
     result.size = sizeof result;
@@ -179,13 +204,21 @@ class snapshot {
   std::error_code advise(advice what, std::uint64_t offset = 0, std::uint64_t length = 0) noexcept {
     return error_code_of(still_advise(handle_, offset, length, static_cast<int>(what)));
   }
-  snapshot share() const noexcept { return snapshot(handle_ ? still_share(handle_) : nullptr); }
+  snapshot share() const noexcept {
+    return snapshot(handle_ ? still_share(handle_) : nullptr);
+  }
 
-  explicit operator bool() const noexcept { return handle_ != nullptr; }
-  still_snapshot* get() const noexcept { return handle_; }
+  explicit operator bool() const noexcept {
+    return handle_ != nullptr;
+  }
+  still_snapshot* get() const noexcept {
+    return handle_;
+  }
 
  private:
-  std::string_view characters() const noexcept { return {static_cast<const char*>(data()), size()}; }
+  std::string_view characters() const noexcept {
+    return {static_cast<const char*>(data()), size()};
+  }
 
   still_snapshot* handle_ = nullptr;
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The interface that every way of holding still stands behind: take the bytes, say how they stand, let them go.
-// One file a way; which one is taken is choice.hpp's to say.
+// The interface that every way of holding still stands behind: take the bytes, say how they stand, let them
+// go. One file a way; which one is taken is choice.hpp's to say.
 #pragma once
 
 #include <stillmap/stillmap.h>
@@ -16,8 +16,8 @@ namespace stillmap {
 
 // What one open works on.
 struct opening {
-  descriptor file;      // ours: opened by us, or opened anew; empty where that could not be done
-  int caller_fd = -1;   // the caller's, where it was opened by descriptor
+  descriptor file;     // ours: opened by us, or opened anew; empty where that could not be done
+  int caller_fd = -1;  // the caller's, where it was opened by descriptor
   facts known;
   request wanted;
   plan chosen;
@@ -30,14 +30,14 @@ struct held {
   const std::byte* data = nullptr;
   std::size_t size = 0;
   still_consistency when = STILL_TORN;
-  stamps taken;            // of the file, as it was when the bytes were taken
-  bool stamped = false;    // `taken` belongs to these very bytes
+  stamps taken;          // of the file, as it was when the bytes were taken
+  bool stamped = false;  // `taken` belongs to these very bytes
 
-  pool::buffer buffer;               // copied
-  std::byte* mapped = nullptr;       // sealed
+  pool::buffer buffer;          // copied
+  std::byte* mapped = nullptr;  // sealed
   std::size_t mapped_bytes = 0;
-  warden::hold* hold = nullptr;      // leased
-  std::uint64_t charged_bytes = 0;   // of the memory budget
+  warden::hold* hold = nullptr;     // leased
+  std::uint64_t charged_bytes = 0;  // of the memory budget
 };
 
 // 0, or an error number of the interface with its reason.
@@ -59,6 +59,8 @@ extern const way copied_way, sealed_way, leased_way;
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;
 
 // errno values as the interface's error numbers.
-inline int error_of(long result) noexcept { return static_cast<int>(-result); }
+inline int error_of(long result) noexcept {
+  return static_cast<int>(-result);
+}
 
 }  // namespace stillmap

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// copied: the bytes are read into private memory. For small files this is cheaper than a mapping, and it works
-// where nothing else does. What is hard is to know which moment the copy shows:
+// copied: the bytes are read into private memory. For small files this is cheaper than a mapping, and it
+// works where nothing else does. What is hard is to know which moment the copy shows:
 //
-//   a lease held while reading: no writer got through between F_SETLEASE and an F_UNLCK that says 0: point in time;
-//   stamps, in the order that let no impossible state through (tests/kernel/stamps.cpp): statx, sync_file_range
-//   (write-protects mapped pages, so that the next store moves the stamps), lseek(SEEK_DATA) (waits for a write
-//   under way), read, statx: verified;
-//   neither: torn.
+//   a lease held while reading: no writer got through between F_SETLEASE and an F_UNLCK that says 0: point in
+//   time; stamps, in the order that let no impossible state through (tests/kernel/stamps.cpp): statx,
+//   sync_file_range (write-protects mapped pages, so that the next store moves the stamps), lseek(SEEK_DATA)
+//   (waits for a write under way), read, statx: verified; neither: torn.
 #include <errno.h>
 
 #include <algorithm>
@@ -20,9 +19,10 @@
 namespace stillmap {
 namespace {
 
-constexpr int attempts_max = 8;          // a file rewritten without pause is left alone after that
-constexpr int attempts_torn_max = 2;     // ... sooner where a torn copy will do
-constexpr std::int64_t stamp_grain_ns = 20'000'000;  // two ticks at 100 Hz: before multigrain stamps (Linux 6.13)
+constexpr int attempts_max = 8;       // a file rewritten without pause is left alone after that
+constexpr int attempts_torn_max = 2;  // ... sooner where a torn copy will do
+constexpr std::int64_t stamp_grain_ns =
+    20'000'000;  // two ticks at 100 Hz: before multigrain stamps (Linux 6.13)
 
 bool shape(held& into, std::size_t length, const request& wanted) noexcept {
   const std::size_t needed = length + wanted.padding;
@@ -34,14 +34,16 @@ bool shape(held& into, std::size_t length, const request& wanted) noexcept {
   }
   if (needed == 0) return true;
   const std::size_t capacity = pool::capacity_for(needed);
-  if (!memory::charge(capacity, std::max<std::uint64_t>(wanted.memory_budget, length == 0 ? capacity : 0))) return false;
+  if (!memory::charge(capacity, std::max<std::uint64_t>(wanted.memory_budget, length == 0 ? capacity : 0)))
+    return false;
   into.charged_bytes = capacity;
   into.buffer = pool::take(needed);
   return static_cast<bool>(into.buffer);
 }
 
 taking no_memory(const held& into) noexcept {
-  if (into.charged_bytes == 0) return {STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows"};
+  if (into.charged_bytes == 0)
+    return {STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows"};
   return {ENOMEM, "no memory for the copy"};
 }
 
@@ -77,9 +79,11 @@ struct copier {
   // Reads the range of a file that has `file_bytes` now. `changed`: it was shorter than that.
   attempt read(std::uint64_t file_bytes) noexcept {
     std::uint64_t length = 0;
-    if (const int bad = range_of(from.wanted, file_bytes, length)) return fails({bad, "the file became shorter"});
+    if (const int bad = range_of(from.wanted, file_bytes, length))
+      return fails({bad, "the file became shorter"});
     if (!shape(into, length, from.wanted)) return fails(no_memory(into));
-    if (const long bad = kernel::pread(from.fd(), into.buffer.data, length, from.wanted.offset, done); bad != 0)
+    if (const long bad = kernel::pread(from.fd(), into.buffer.data, length, from.wanted.offset, done);
+        bad != 0)
       return fails({error_of(bad), "read"});
     return done == length ? attempt::taken : attempt::changed;
   }
@@ -87,11 +91,12 @@ struct copier {
   attempt under_lease() noexcept {
     const int fd = from.fd();
     const pid_t keeper = warden::keeper();
-    if (keeper == 0 || kernel::owner_set(fd, keeper) != 0 || kernel::lease_set(fd, F_RDLCK) != 0) return attempt::writer;
+    if (keeper == 0 || kernel::owner_set(fd, keeper) != 0 || kernel::lease_set(fd, F_RDLCK) != 0)
+      return attempt::writer;
     attempt result = attempt::changed;
     if (read_stamps(fd, nullptr, into.taken) == 0) result = read(into.taken.size);
-    // 0 proves that the lease stood until now; EAGAIN, that a writer was let through meanwhile. A change of user
-    // under our feet (EACCES) proves nothing, and only the close ends the lease then.
+    // 0 proves that the lease stood until now; EAGAIN, that a writer was let through meanwhile. A change of
+    // user under our feet (EACCES) proves nothing, and only the close ends the lease then.
     const bool stood = kernel::lease_set(fd, F_UNLCK) == 0;
     if (result == attempt::taken && !stood) return attempt::changed;
     if (result == attempt::taken) into.when = STILL_POINT_IN_TIME;
@@ -102,7 +107,8 @@ struct copier {
     const int fd = from.fd();
     stamps before, after;
     if (const long bad = read_stamps(fd, nullptr, before); bad != 0) return fails({error_of(bad), "statx"});
-    if (!from.chosen.stamps_are_fine && kernel::wall_now_ns() - before.change_ns < stamp_grain_ns) return attempt::changed;
+    if (!from.chosen.stamps_are_fine && kernel::wall_now_ns() - before.change_ns < stamp_grain_ns)
+      return attempt::changed;
     const bool armed = kernel::write_back(fd) == 0;
     const long waited = kernel::seek_data(fd);
     const attempt result = read(before.size);
@@ -116,7 +122,8 @@ struct copier {
 
   attempt as_it_is() noexcept {
     stamps now;
-    if (const long bad = read_stamps(from.fd(), nullptr, now); bad != 0) return fails({error_of(bad), "statx"});
+    if (const long bad = read_stamps(from.fd(), nullptr, now); bad != 0)
+      return fails({error_of(bad), "statx"});
     into.taken = now;
     into.when = STILL_TORN;
     return read(now.size);
@@ -159,13 +166,16 @@ taking take_sized(opening& from, held& into) noexcept {
     for (int i = 0; i < attempts_max; ++i) {
       const attempt result = work.as_it_is();
       if (result == attempt::failed) return drop(into), work.error;
-      // Shorter than its size said a moment ago: what is there is the file to its end, unless a length was named.
+      // Shorter than its size said a moment ago: what is there is the file to its end, unless a length was
+      // named.
       if (result == attempt::taken || from.wanted.length == 0) return done(work.done, false);
     }
   }
   drop(into);
   if (writer && (require == STILL_POINT_IN_TIME || from.chosen.copy_witness == witness::none))
-    return {STILL_ERROR_BUSY_WRITER, "no lease: somebody has it open for writing, and a weaker proof is not enough or not to be had here"};
+    return {
+        STILL_ERROR_BUSY_WRITER,
+        "no lease: somebody has it open for writing, and a weaker proof is not enough or not to be had here"};
   return {STILL_ERROR_CHANGING, "it changed during every attempt to copy it"};
 }
 
@@ -189,7 +199,8 @@ taking take_stream(opening& from, held& into) noexcept {
     into.charged_bytes = bigger.charged_bytes;
     room = into.buffer.bytes - wanted.padding;
     while (used < room && used < enough) {
-      const long got = kernel::read(from.fd(), into.buffer.data + used, std::min<std::uint64_t>(room - used, enough - used));
+      const long got = kernel::read(from.fd(), into.buffer.data + used,
+                                    std::min<std::uint64_t>(room - used, enough - used));
       if (got == -EAGAIN) {
         kernel::wait_readable(from.fd());
       } else if (got < 0) {
@@ -220,9 +231,15 @@ taking take(opening& from, held& into) noexcept {
   return from.known.kind == file_kind::regular ? take_sized(from, into) : take_stream(from, into);
 }
 
-void release(held& one) noexcept { drop(one); }
-still_state current(const held&) noexcept { return STILL_PRIVATE; }
-std::uint64_t private_bytes(const held& one) noexcept { return one.charged_bytes; }
+void release(held& one) noexcept {
+  drop(one);
+}
+still_state current(const held&) noexcept {
+  return STILL_PRIVATE;
+}
+std::uint64_t private_bytes(const held& one) noexcept {
+  return one.charged_bytes;
+}
 
 }  // namespace
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// leased: the file's own pages under a read lease. No copy and no private memory as long as nobody writes; the
-// warden replaces the mapping by a copy, in place, before it lets a writer in. One lease serves all snapshots of a
-// file in this process, and one mapping all those that ask for the same.
+// leased: the file's own pages under a read lease. No copy and no private memory as long as nobody writes;
+// the warden replaces the mapping by a copy, in place, before it lets a writer in. One lease serves all
+// snapshots of a file in this process, and one mapping all those that ask for the same.
 #include <errno.h>
 
 #include "backing/backing.hpp"
@@ -16,20 +16,29 @@ namespace {
 
 const char* reason_of(long error) noexcept {
   switch (-error) {
-    case EAGAIN: return "refused: somebody has it open for writing";
-    case EACCES: return "refused: another user's file, and no CAP_LEASE";
-    case EINVAL: return "refused: leases are switched off (fs.leases-enable), or the file system has none";
-    default: return "the lease could not be set up";
+    case EAGAIN:
+      return "refused: somebody has it open for writing";
+    case EACCES:
+      return "refused: another user's file, and no CAP_LEASE";
+    case EINVAL:
+      return "refused: leases are switched off (fs.leases-enable), or the file system has none";
+    default:
+      return "the lease could not be set up";
   }
 }
 
-// A lease that is refused because of a writer is the caller's business; other refusals are properties of the file.
+// A lease that is refused because of a writer is the caller's business; other refusals are properties of the
+// file.
 int interface_error(long error) noexcept {
-  return error == -EAGAIN ? int{STILL_ERROR_BUSY_WRITER} : error == -EINVAL ? int{STILL_ERROR_UNSUPPORTED} : error_of(error);
+  return error == -EAGAIN   ? int{STILL_ERROR_BUSY_WRITER}
+         : error == -EINVAL ? int{STILL_ERROR_UNSUPPORTED}
+                            : error_of(error);
 }
 
-// Maps the range for a hold that is still ARMING, and fills the hold in. What is mapped is the hold's from then on.
-taking map_for(warden::hold& slot, int fd, std::uint64_t file_bytes, const request& wanted, held& into) noexcept {
+// Maps the range for a hold that is still ARMING, and fills the hold in. What is mapped is the hold's from
+// then on.
+taking map_for(warden::hold& slot, int fd, std::uint64_t file_bytes, const request& wanted,
+               held& into) noexcept {
   std::uint64_t length = 0;
   if (const int error = range_of(wanted, file_bytes, length)) return {error, "the file became shorter"};
   window view;
@@ -46,7 +55,8 @@ taking map_for(warden::hold& slot, int fd, std::uint64_t file_bytes, const reque
   into.size = length;
   slot.address = view.memory.release();
   if (slot.bytes > 0) {
-    if (const long error = kernel::advise(slot.address, slot.bytes, MADV_DONTFORK); error != 0) return {error_of(error), "madvise"};
+    if (const long error = kernel::advise(slot.address, slot.bytes, MADV_DONTFORK); error != 0)
+      return {error_of(error), "madvise"};
     if (wanted.access == STILL_ACCESS_RANDOM) kernel::advise(slot.address, slot.bytes, MADV_RANDOM);
     if (wanted.access == STILL_ACCESS_SEQUENTIAL) kernel::advise(slot.address, slot.bytes, MADV_SEQUENTIAL);
     if (wanted.populate) kernel::advise(slot.address, slot.bytes, MADV_POPULATE_READ);
@@ -68,14 +78,16 @@ bool take_joining(opening& from, held& into) noexcept {
   if (!place.find(from.known)) return false;
   std::uint64_t length = 0;
   if (range_of(from.wanted, place.size(), length) != 0) return false;
-  const warden::hold::terms asked{from.wanted.offset, length, from.wanted.padding, from.wanted.fork, from.wanted.access};
+  const warden::hold::terms asked{from.wanted.offset, length, from.wanted.padding, from.wanted.fork,
+                                  from.wanted.access};
   if (warden::hold* const one = place.share(asked)) {
     into.data = one->data;
     into.size = length;
     settle(into, one, from.known.at_open);
     return true;
   }
-  if (!place.take() || map_for(*place.slot(), place.fd(), place.size(), from.wanted, into).error != 0) return false;
+  if (!place.take() || map_for(*place.slot(), place.fd(), place.size(), from.wanted, into).error != 0)
+    return false;
   warden::hold* const one = place.slot();
   one->data = into.data;
   if (!place.go_live()) return false;
@@ -86,12 +98,16 @@ bool take_joining(opening& from, held& into) noexcept {
 taking take(opening& from, held& into) noexcept {
   if (take_joining(from, into)) return {};
   warden::arming lease;
-  if (const long error = lease.take(from.fd(), from.known); error != 0) return {interface_error(error), reason_of(error)};
+  if (const long error = lease.take(from.fd(), from.known); error != 0)
+    return {interface_error(error), reason_of(error)};
   if (from.wanted.synced) {
-    if (const long error = lease.sync(); error != 0) return {error_of(error), "STILL_SYNCED: the file could not be written back"};
+    if (const long error = lease.sync(); error != 0)
+      return {error_of(error), "STILL_SYNCED: the file could not be written back"};
   }
   warden::hold* const one = lease.slot();
-  if (const taking mapped = map_for(*one, from.fd(), lease.under_lease().size, from.wanted, into); mapped.error != 0) return mapped;
+  if (const taking mapped = map_for(*one, from.fd(), lease.under_lease().size, from.wanted, into);
+      mapped.error != 0)
+    return mapped;
   one->data = into.data;
   const stamps taken = lease.under_lease();
   if (!lease.go_live()) return {STILL_ERROR_BUSY_WRITER, "a writer came while the lease was being set up"};
@@ -100,17 +116,24 @@ taking take(opening& from, held& into) noexcept {
   return {};
 }
 
-void release(held& one) noexcept { warden::close(*one.hold); }
+void release(held& one) noexcept {
+  warden::close(*one.hold);
+}
 
 still_state current(const held& one) noexcept {
   switch (one.hold->word.state()) {
-    case warden::hold_state::private_memory: return STILL_PRIVATE;
-    case warden::hold_state::lost: return STILL_LOST;
-    default: return STILL_SHARED;  // DETACHING too: the file's pages serve until the swap
+    case warden::hold_state::private_memory:
+      return STILL_PRIVATE;
+    case warden::hold_state::lost:
+      return STILL_LOST;
+    default:
+      return STILL_SHARED;  // DETACHING too: the file's pages serve until the swap
   }
 }
 
-std::uint64_t private_bytes(const held& one) noexcept { return one.hold->private_bytes.load() + one.hold->tail_bytes; }
+std::uint64_t private_bytes(const held& one) noexcept {
+  return one.hold->private_bytes.load() + one.hold->tail_bytes;
+}
 
 }  // namespace
 

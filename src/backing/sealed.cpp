@@ -13,10 +13,12 @@ taking take(opening& from, held& into) noexcept {
   std::uint64_t length = 0;
   if (const int error = range_of(from.wanted, from.known.at_open.size, length)) return {error};
   window view;
-  if (const long error = map_window(from.fd(), from.wanted.offset, length, from.wanted.padding, view); error != 0)
+  if (const long error = map_window(from.fd(), from.wanted.offset, length, from.wanted.padding, view);
+      error != 0)
     return {error_of(error), "mmap"};
   if (!memory::charge(view.tail_bytes, from.wanted.memory_budget)) return {STILL_ERROR_OVER_BUDGET};
-  if (from.wanted.populate && view.file_bytes > 0) kernel::advise(view.memory.data(), view.file_bytes, MADV_POPULATE_READ);
+  if (from.wanted.populate && view.file_bytes > 0)
+    kernel::advise(view.memory.data(), view.file_bytes, MADV_POPULATE_READ);
   into.data = view.data;
   into.size = length;
   into.when = STILL_POINT_IN_TIME;
@@ -33,8 +35,12 @@ void release(held& one) noexcept {
   memory::discharge(one.charged_bytes);
 }
 
-still_state current(const held&) noexcept { return STILL_SHARED; }
-std::uint64_t private_bytes(const held& one) noexcept { return one.charged_bytes; }
+still_state current(const held&) noexcept {
+  return STILL_SHARED;
+}
+std::uint64_t private_bytes(const held& one) noexcept {
+  return one.charged_bytes;
+}
 
 }  // namespace
 

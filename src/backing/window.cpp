@@ -7,7 +7,8 @@
 
 namespace stillmap {
 
-long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding, window& into) noexcept {
+long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding,
+                window& into) noexcept {
   const std::size_t lead = offset & (memory::page_bytes() - 1);
   const std::size_t span = lead + length;
   into.file_offset = offset - lead;
@@ -28,10 +29,13 @@ long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_
     into.memory = mapping(base, into.file_bytes + into.tail_bytes);
     const std::size_t rest = span - into.file_bytes;
     std::size_t done = 0;
-    if (const long error = kernel::pread(fd, base + into.file_bytes, rest, into.file_offset + into.file_bytes, done); error != 0)
+    if (const long error =
+            kernel::pread(fd, base + into.file_bytes, rest, into.file_offset + into.file_bytes, done);
+        error != 0)
       return error;
     if (done != rest) return -EIO;
-    if (const long error = kernel::protect(base + into.file_bytes, into.tail_bytes, PROT_READ); error != 0) return error;
+    if (const long error = kernel::protect(base + into.file_bytes, into.tail_bytes, PROT_READ); error != 0)
+      return error;
   }
   if (into.file_bytes > 0) {
     const int flags = MAP_SHARED | (base != nullptr ? MAP_FIXED : 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A range of a file in memory: whole pages of the file itself, then, where padding is asked for, private pages with
-// the rest of the last page and zeros behind it.
+// A range of a file in memory: whole pages of the file itself, then, where padding is asked for, private
+// pages with the rest of the last page and zeros behind it.
 //
 //   base            data = base + offset % page                        base + file_bytes
 //   | file page | file page | ... | file page |  rest of the range, zeros | zeros ... |
@@ -23,8 +23,9 @@ struct window {
   const std::byte* data = nullptr;
 };
 
-// 0, or -errno; -EIO also where the tail could not be read in full. Nothing keeps the file's pages still: that is
-// the caller's part.
-long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding, window& into) noexcept;
+// 0, or -errno; -EIO also where the tail could not be read in full. Nothing keeps the file's pages still:
+// that is the caller's part.
+long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding,
+                window& into) noexcept;
 
 }  // namespace stillmap

@@ -52,22 +52,31 @@ long call_again(long number, Arguments... arguments) noexcept {
   return result;
 }
 
-timespec timespec_of(std::int64_t ns) noexcept { return {ns / 1'000'000'000, ns % 1'000'000'000}; }
+timespec timespec_of(std::int64_t ns) noexcept {
+  return {ns / 1'000'000'000, ns % 1'000'000'000};
+}
 
 }  // namespace
 
-void interpose(call_function function) noexcept { interposer.store(function); }
+void interpose(call_function function) noexcept {
+  interposer.store(function);
+}
 
 long open_read_only(const char* path, int flags) noexcept {
   return call_again(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | flags, 0);
 }
 // Never made again: the descriptor is gone even when close says EINTR.
-long close(int fd) noexcept { return call(SYS_close, fd); }
-long read(int fd, void* into, std::size_t bytes) noexcept { return call_again(SYS_read, fd, into, bytes); }
+long close(int fd) noexcept {
+  return call(SYS_close, fd);
+}
+long read(int fd, void* into, std::size_t bytes) noexcept {
+  return call_again(SYS_read, fd, into, bytes);
+}
 long pread(int fd, void* into, std::size_t bytes, std::uint64_t offset, std::size_t& done) noexcept {
   constexpr std::size_t step_max = std::size_t{1} << 30;  // read(2) takes no more than 2 GiB at once
   for (done = 0; done < bytes;) {
-    const long got = call_again(SYS_pread64, fd, static_cast<char*>(into) + done, std::min(bytes - done, step_max), offset + done);
+    const long got = call_again(SYS_pread64, fd, static_cast<char*>(into) + done,
+                                std::min(bytes - done, step_max), offset + done);
     if (got < 0) return got;
     if (got == 0) break;
     done += static_cast<std::size_t>(got);
@@ -78,14 +87,18 @@ long wait_readable(int fd) noexcept {
   pollfd one{fd, POLLIN, 0};
   return call_again(SYS_ppoll, &one, 1, 0, 0, 0);
 }
-long seek_data(int fd) noexcept { return call(SYS_lseek, fd, 0, SEEK_DATA); }
+long seek_data(int fd) noexcept {
+  return call(SYS_lseek, fd, 0, SEEK_DATA);
+}
 long stat(int fd, const char* path, struct statx* into) noexcept {
   constexpr unsigned mount_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, Linux 6.8
   constexpr unsigned wanted = STATX_BASIC_STATS | STATX_BTIME | mount_id_unique;
   if (path != nullptr && path[0] != '\0') return call_again(SYS_statx, AT_FDCWD, path, 0, wanted, into);
   return call_again(SYS_statx, fd, "", AT_EMPTY_PATH, wanted, into);
 }
-long filesystem(int fd, struct statfs* into) noexcept { return call_again(SYS_fstatfs, fd, into); }
+long filesystem(int fd, struct statfs* into) noexcept {
+  return call_again(SYS_fstatfs, fd, into);
+}
 long link_target(const char* path, char* into, std::size_t bytes) noexcept {
   return call(SYS_readlinkat, AT_FDCWD, path, into, bytes);
 }
@@ -93,25 +106,45 @@ long write_back(int fd) noexcept {
   return call_again(SYS_sync_file_range, fd, 0L, 0L,
                     SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
 }
-long data_sync(int fd) noexcept { return call_again(SYS_fdatasync, fd); }
-long seals(int fd) noexcept { return call(SYS_fcntl, fd, F_GET_SEALS); }
-long file_flags(int fd) noexcept { return call(SYS_fcntl, fd, F_GETFL); }
-long current_directory(char* into, std::size_t bytes) noexcept { return call(SYS_getcwd, into, bytes); }
+long data_sync(int fd) noexcept {
+  return call_again(SYS_fdatasync, fd);
+}
+long seals(int fd) noexcept {
+  return call(SYS_fcntl, fd, F_GET_SEALS);
+}
+long file_flags(int fd) noexcept {
+  return call(SYS_fcntl, fd, F_GETFL);
+}
+long current_directory(char* into, std::size_t bytes) noexcept {
+  return call(SYS_getcwd, into, bytes);
+}
 
-long lease_set(int fd, int type) noexcept { return call_again(SYS_fcntl, fd, F_SETLEASE, type); }
-long lease_get(int fd) noexcept { return call(SYS_fcntl, fd, F_GETLEASE); }
-long signal_set(int fd, int signal) noexcept { return call(SYS_fcntl, fd, F_SETSIG, signal); }
-long signal_get(int fd) noexcept { return call(SYS_fcntl, fd, F_GETSIG); }
+long lease_set(int fd, int type) noexcept {
+  return call_again(SYS_fcntl, fd, F_SETLEASE, type);
+}
+long lease_get(int fd) noexcept {
+  return call(SYS_fcntl, fd, F_GETLEASE);
+}
+long signal_set(int fd, int signal) noexcept {
+  return call(SYS_fcntl, fd, F_SETSIG, signal);
+}
+long signal_get(int fd) noexcept {
+  return call(SYS_fcntl, fd, F_GETSIG);
+}
 long owner_set(int fd, pid_t thread) noexcept {
   const f_owner_ex owner{F_OWNER_TID, thread};
   return call(SYS_fcntl, fd, F_SETOWN_EX, &owner);
 }
-long owner_get(int fd, f_owner_ex* into) noexcept { return call(SYS_fcntl, fd, F_GETOWN_EX, into); }
+long owner_get(int fd, f_owner_ex* into) noexcept {
+  return call(SYS_fcntl, fd, F_GETOWN_EX, into);
+}
 
 long map(void* address, std::size_t bytes, int protection, int flags, int fd, std::uint64_t offset) noexcept {
   return call(SYS_mmap, address, bytes, protection, flags, fd, offset);
 }
-long unmap(void* address, std::size_t bytes) noexcept { return call(SYS_munmap, address, bytes); }
+long unmap(void* address, std::size_t bytes) noexcept {
+  return call(SYS_munmap, address, bytes);
+}
 long move_over(void* from, std::size_t bytes, void* to) noexcept {
   return call(SYS_mremap, from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 }
@@ -121,16 +154,24 @@ long grow(void* address, std::size_t bytes, std::size_t new_bytes) noexcept {
 long protect(void* address, std::size_t bytes, int protection) noexcept {
   return call(SYS_mprotect, address, bytes, protection);
 }
-long advise(void* address, std::size_t bytes, int advice) noexcept { return call(SYS_madvise, address, bytes, advice); }
+long advise(void* address, std::size_t bytes, int advice) noexcept {
+  return call(SYS_madvise, address, bytes, advice);
+}
 long copy_own(void* into, const void* from, std::size_t bytes) noexcept {
   const iovec local{into, bytes};
   const iovec remote{const_cast<void*>(from), bytes};
   return call_again(SYS_process_vm_readv, process(), &local, 1, &remote, 1, 0);
 }
 
-pid_t process() noexcept { return static_cast<pid_t>(::syscall(SYS_getpid)); }
-pid_t thread() noexcept { return static_cast<pid_t>(::syscall(SYS_gettid)); }
-uid_t effective_user() noexcept { return static_cast<uid_t>(::syscall(SYS_geteuid)); }
+pid_t process() noexcept {
+  return static_cast<pid_t>(::syscall(SYS_getpid));
+}
+pid_t thread() noexcept {
+  return static_cast<pid_t>(::syscall(SYS_gettid));
+}
+uid_t effective_user() noexcept {
+  return static_cast<uid_t>(::syscall(SYS_geteuid));
+}
 std::uint64_t descriptor_limit() noexcept {
   rlimit limit{};
   return call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit) == 0 ? std::uint64_t{limit.rlim_cur} : 0;
@@ -152,8 +193,11 @@ long signal_thread(pid_t process, pid_t thread, int signal) noexcept {
 long signal_queue(pid_t process, int signal, siginfo_t* info) noexcept {
   return call(SYS_rt_sigqueueinfo, process, signal, info);
 }
-long signal_process(pid_t process, int signal) noexcept { return call(SYS_kill, process, signal); }
-void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t seen, std::int64_t timeout_ns) noexcept {
+long signal_process(pid_t process, int signal) noexcept {
+  return call(SYS_kill, process, signal);
+}
+void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t seen,
+                std::int64_t timeout_ns) noexcept {
   const timespec timeout = timespec_of(timeout_ns);
   call(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, timeout_ns < 0 ? nullptr : &timeout, 0, 0);
 }
@@ -171,8 +215,14 @@ std::int64_t read_clock(clockid_t clock) noexcept {
   return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 }  // namespace
-std::int64_t now_ns() noexcept { return read_clock(CLOCK_MONOTONIC); }
-std::int64_t coarse_now_ns() noexcept { return read_clock(CLOCK_MONOTONIC_COARSE); }
-std::int64_t wall_now_ns() noexcept { return read_clock(CLOCK_REALTIME); }
+std::int64_t now_ns() noexcept {
+  return read_clock(CLOCK_MONOTONIC);
+}
+std::int64_t coarse_now_ns() noexcept {
+  return read_clock(CLOCK_MONOTONIC_COARSE);
+}
+std::int64_t wall_now_ns() noexcept {
+  return read_clock(CLOCK_REALTIME);
+}
 
 }  // namespace stillmap::kernel

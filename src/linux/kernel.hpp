@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The one seam to the kernel: every system call the library makes, once. Calls return a value >= 0 or -errno and
-// leave errno alone; descriptors are close-on-exec; a call interrupted by a signal is made again. No policy here.
+// The one seam to the kernel: every system call the library makes, once. Calls return a value >= 0 or -errno
+// and leave errno alone; descriptors are close-on-exec; a call interrupted by a signal is made again. No
+// policy here.
 //
-// Calls are raw: mmap, munmap and their kin must not meet an interposer of those names that may be loaded beside
-// us (a preload of this very library, say). `interpose` lets tests answer in the kernel's place.
+// Calls are raw: mmap, munmap and their kin must not meet an interposer of those names that may be loaded
+// beside us (a preload of this very library, say). `interpose` lets tests answer in the kernel's place.
 #pragma once
 
 #include <fcntl.h>
@@ -36,10 +37,12 @@ long read(int fd, void* into, std::size_t bytes) noexcept;  // once: 0 is the en
 long pread(int fd, void* into, std::size_t bytes, std::uint64_t offset, std::size_t& done) noexcept;
 long wait_readable(int fd) noexcept;
 long seek_data(int fd) noexcept;  // lseek(fd, 0, SEEK_DATA): waits for the inode lock
-long stat(int fd, const char* path, struct statx* into) noexcept;  // path "" or nullptr: the descriptor itself
+long stat(int fd, const char* path,
+          struct statx* into) noexcept;  // path "" or nullptr: the descriptor itself
 long filesystem(int fd, struct statfs* into) noexcept;
 long link_target(const char* path, char* into, std::size_t bytes) noexcept;  // not terminated
-long write_back(int fd) noexcept;  // sync_file_range: starts and waits for write-back, so that a store moves stamps
+long write_back(
+    int fd) noexcept;  // sync_file_range: starts and waits for write-back, so that a store moves stamps
 long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
 long file_flags(int fd) noexcept;
@@ -60,25 +63,29 @@ long move_over(void* from, std::size_t bytes, void* to) noexcept;  // mremap(MRE
 long grow(void* address, std::size_t bytes, std::size_t new_bytes) noexcept;  // mremap(MREMAP_MAYMOVE)
 long protect(void* address, std::size_t bytes, int protection) noexcept;
 long advise(void* address, std::size_t bytes, int advice) noexcept;
-long copy_own(void* into, const void* from, std::size_t bytes) noexcept;  // process_vm_readv on ourselves: bytes, or EFAULT
+long copy_own(void* into, const void* from,
+              std::size_t bytes) noexcept;  // process_vm_readv on ourselves: bytes, or EFAULT
 
 pid_t process() noexcept;
 pid_t thread() noexcept;
 uid_t effective_user() noexcept;
 std::uint64_t descriptor_limit() noexcept;  // soft RLIMIT_NOFILE
 bool has_lease_capability() noexcept;
-long signal_wait(int signal, siginfo_t* info, std::int64_t timeout_ns) noexcept;  // -EAGAIN: time is up; -EINTR
+long signal_wait(int signal, siginfo_t* info,
+                 std::int64_t timeout_ns) noexcept;  // -EAGAIN: time is up; -EINTR
 long signal_thread(pid_t process, pid_t thread, int signal) noexcept;
 long signal_queue(pid_t process, int signal, siginfo_t* info) noexcept;
 long signal_process(pid_t process, int signal) noexcept;
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t seen, std::int64_t timeout_ns) noexcept;
 void futex_wake(const std::atomic<std::uint32_t>& word) noexcept;  // all waiters
-void sleep(std::int64_t ns) noexcept;  // or until a signal handler ran
+void sleep(std::int64_t ns) noexcept;                              // or until a signal handler ran
 std::int64_t now_ns() noexcept;                                    // CLOCK_MONOTONIC
 
 std::int64_t coarse_now_ns() noexcept;  // CLOCK_MONOTONIC_COARSE: a tick old, a few nanoseconds dear
 std::int64_t wall_now_ns() noexcept;    // CLOCK_REALTIME: what time stamps are taken from
 
-inline bool failed(long result) noexcept { return result < 0 && result >= -4095; }
+inline bool failed(long result) noexcept {
+  return result < 0 && result >= -4095;
+}
 
 }  // namespace stillmap::kernel

@@ -28,7 +28,8 @@ struct upper {
   std::string path;  // within its file system
 };
 
-// mountinfo writes space, tab, newline and backslash as \ooo; overlay options escape once more with a backslash.
+// mountinfo writes space, tab, newline and backslash as \ooo; overlay options escape once more with a
+// backslash.
 std::string unescape(std::string_view text) {
   std::string plain;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -79,7 +80,8 @@ struct table {
   std::string within(std::string_view path) const {
     const mount* best = nullptr;
     for (const mount& candidate : mounts) {
-      if (lies_below(path, candidate.point) && (best == nullptr || candidate.point.size() >= best->point.size()))
+      if (lies_below(path, candidate.point) &&
+          (best == nullptr || candidate.point.size() >= best->point.size()))
         best = &candidate;
     }
     if (best == nullptr) return std::string(path);
@@ -97,7 +99,8 @@ struct table {
       const std::size_t end = rest.find('\n');
       std::string_view line = rest.substr(0, end);
       rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-      // id parent major:minor root point options [optional...] - type source super-options (proc_pid_mountinfo(5))
+      // id parent major:minor root point options [optional...] - type source super-options
+      // (proc_pid_mountinfo(5))
       for (int skipped = 0; skipped < 3; ++skipped) take_field(line);
       const std::string_view root = take_field(line), point = take_field(line);
       mounts.push_back({unescape(root), unescape(point)});
@@ -166,12 +169,17 @@ bool below_overlay_upper(int fd, std::uint64_t device, std::uint32_t links) noex
   return true;  // unknown: then no lease
 }
 
-void lock_mounts_for_fork() noexcept { shared_cache().mutex.lock(); }
-void unlock_mounts_after_fork() noexcept { shared_cache().mutex.unlock(); }
+void lock_mounts_for_fork() noexcept {
+  shared_cache().mutex.lock();
+}
+void unlock_mounts_after_fork() noexcept {
+  shared_cache().mutex.unlock();
+}
 
 loop_facts loop_of(std::uint32_t device_major, std::uint32_t device_minor) noexcept try {
   loop_facts result;
-  for (const char* const form : {"/sys/dev/block/%u:%u/loop/backing_file", "/sys/dev/block/%u:%u/../loop/backing_file"}) {
+  for (const char* const form :
+       {"/sys/dev/block/%u:%u/loop/backing_file", "/sys/dev/block/%u:%u/../loop/backing_file"}) {
     char path[80];
     std::snprintf(path, sizeof path, form, device_major, device_minor);
     std::string backing = read_whole(path);

@@ -26,7 +26,9 @@ struct file_closer {
 };
 using file = std::unique_ptr<std::FILE, file_closer>;
 
-bool is_number(const char* name) noexcept { return isdigit(static_cast<unsigned char>(name[0])) != 0; }
+bool is_number(const char* name) noexcept {
+  return isdigit(static_cast<unsigned char>(name[0])) != 0;
+}
 
 std::string program_name(const std::string& process_folder) {
   char name[64] = "";
@@ -63,8 +65,8 @@ bool has_descriptor(const std::string& process_folder, std::uint64_t device, std
   return false;
 }
 
-// A shared mapping counts as a writer to the kernel where its descriptor was open for writing, readable or not;
-// /proc shows that only for those that are writable now.
+// A shared mapping counts as a writer to the kernel where its descriptor was open for writing, readable or
+// not; /proc shows that only for those that are writable now.
 bool has_mapping(const std::string& process_folder, std::uint64_t inode) {
   const file maps{std::fopen((process_folder + "/maps").c_str(), "re")};
   if (!maps) return false;
@@ -72,8 +74,8 @@ bool has_mapping(const std::string& process_folder, std::uint64_t inode) {
   while (std::fgets(line, sizeof line, maps.get()) != nullptr) {
     char rights[8];
     unsigned long long number = 0;
-    if (std::sscanf(line, "%*s %7s %*s %*s %llu", rights, &number) == 2 && number == inode && rights[1] == 'w' &&
-        rights[3] == 's')
+    if (std::sscanf(line, "%*s %7s %*s %*s %llu", rights, &number) == 2 && number == inode &&
+        rights[1] == 'w' && rights[3] == 's')
       return true;
   }
   return false;

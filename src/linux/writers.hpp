@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Who has a file open for writing, in words: for error messages alone. Walks /proc, so it costs milliseconds and
-// sees only what this user may see.
+// Who has a file open for writing, in words: for error messages alone. Walks /proc, so it costs milliseconds
+// and sees only what this user may see.
 #pragma once
 
 #include <cstdint>

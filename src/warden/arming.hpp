@@ -11,7 +11,8 @@
 namespace stillmap::warden {
 
 // Owns a lease that is not live yet and one hold under it. The order is the caller's to keep:
-//   take (registers the slots, sets signal and owner, takes the lease, looks at the file under it), map, go_live.
+//   take (registers the slots, sets signal and owner, takes the lease, looks at the file under it), map,
+//   go_live.
 // Destroyed before go_live: everything is undone.
 class arming {
  public:
@@ -38,8 +39,8 @@ class arming {
   stamps stamps_;
 };
 
-// A place under a lease that is live already. `share` gives an equal mapping, else `take` a hold to be mapped from
-// the lease's own descriptor.
+// A place under a lease that is live already. `share` gives an equal mapping, else `take` a hold to be mapped
+// from the lease's own descriptor.
 class joining {
  public:
   joining() noexcept = default;
@@ -66,7 +67,8 @@ class joining {
 };
 
 void add_owner(hold& one) noexcept;
-// Gives up one owner's share; with the last one the range is unmapped, and with the last hold the lease released.
+// Gives up one owner's share; with the last one the range is unmapped, and with the last hold the lease
+// released.
 void close(hold& one) noexcept;
 
 // F_RDLCK now, and the descriptor still ours.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The copiers: a small pool of threads that may wait for storage, so that the keeper never does. Work is taken
-// piece by piece, round robin over the detachments, so that a small file need not wait behind a large one. Two copy
-// at a time, for more than that gains nothing; where no piece was finished for a while they are stuck, on a frozen
-// device say, and one more is let in, so that another lease's break is not held up. A spare thread stands ready for
-// that: it is started by a copier, never by the keeper, for starting a thread allocates.
+// The copiers: a small pool of threads that may wait for storage, so that the keeper never does. Work is
+// taken piece by piece, round robin over the detachments, so that a small file need not wait behind a large
+// one. Two copy at a time, for more than that gains nothing; where no piece was finished for a while they are
+// stuck, on a frozen device say, and one more is let in, so that another lease's break is not held up. A
+// spare thread stands ready for that: it is started by a copier, never by the keeper, for starting a thread
+// allocates.
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -26,7 +27,8 @@ constexpr int active_max = 15;
 constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece of 16 MiB takes 2 to 4 ms
 constexpr std::size_t closes_max = 256;
 
-// Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a lease.
+// Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a
+// lease.
 struct pool {
   std::mutex mutex;
   std::condition_variable work;
@@ -42,7 +44,9 @@ struct pool {
 // Made anew in a forked child, whose copy may be in any state: never destroyed.
 alignas(pool) std::byte place[sizeof(pool)];
 pool* current_pool = new (place) pool;
-pool& the_pool() noexcept { return *current_pool; }
+pool& the_pool() noexcept {
+  return *current_pool;
+}
 
 std::atomic<detachment*> finished{nullptr};
 
@@ -58,14 +62,16 @@ void push_finished(detachment* work) noexcept {
 // The bytes of one piece, or as many as can be had: a truncation or a read error leaves the rest invalid.
 void copy(detachment& work, std::uint32_t index) noexcept {
   const std::size_t begin = work.piece_begin(index);
-  const std::size_t wanted =
-      begin >= work.wanted_bytes ? 0 : std::min<std::size_t>(work.piece_bytes(index), work.wanted_bytes - begin);
+  const std::size_t wanted = begin >= work.wanted_bytes
+                                 ? 0
+                                 : std::min<std::size_t>(work.piece_bytes(index), work.wanted_bytes - begin);
   std::size_t done = 0;
   if (work.fd >= 0) {
     kernel::pread(work.fd, work.replacement + begin, wanted, work.offset + begin, done);
   } else {
     while (done < wanted) {
-      const long got = kernel::copy_own(work.replacement + begin + done, work.source + begin + done, wanted - done);
+      const long got =
+          kernel::copy_own(work.replacement + begin + done, work.source + begin + done, wanted - done);
       if (got <= 0) break;
       done += static_cast<std::size_t>(got);
     }
@@ -157,7 +163,8 @@ void watch() noexcept {
   pool& shared = the_pool();
   const std::lock_guard lock(shared.mutex);
   const std::int64_t now = kernel::now_ns();
-  if (shared.first == nullptr || now - shared.progress_ns < stuck_ns || shared.active_allowed == active_max) return;
+  if (shared.first == nullptr || now - shared.progress_ns < stuck_ns || shared.active_allowed == active_max)
+    return;
   ++shared.active_allowed;
   shared.progress_ns = now;
   shared.work.notify_one();
@@ -191,7 +198,9 @@ void close_later(int fd) noexcept {
   }
 }
 
-detachment* take_finished() noexcept { return finished.exchange(nullptr); }
+detachment* take_finished() noexcept {
+  return finished.exchange(nullptr);
+}
 
 void release(detachment* work) noexcept {
   if (work->references.fetch_sub(1) == 1) kernel::unmap(work, work->own_bytes);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// fork(2). A child has the forking thread alone: no keeper, no copiers. Before the fork every slot is brought to
-// rest, and mappings that asked for it (STILL_FORK_CARRY) are made private. In the child a leased mapping is absent
-// (MADV_DONTFORK): the hole it leaves is taken by a reservation without access, before anything else can land there,
-// and the inherited lease descriptors are closed, never unlocked through: the lease is the parent's.
+// fork(2). A child has the forking thread alone: no keeper, no copiers. Before the fork every slot is brought
+// to rest, and mappings that asked for it (STILL_FORK_CARRY) are made private. In the child a leased mapping
+// is absent (MADV_DONTFORK): the hole it leaves is taken by a reservation without access, before anything
+// else can land there, and the inherited lease descriptors are closed, never unlocked through: the lease is
+// the parent's.
 //
 // vfork and posix_spawn share the parent's memory until exec and need none of this; a raw clone skips it.
 #include <pthread.h>

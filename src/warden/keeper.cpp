@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The keeper: the one thread that answers. Its loop: wait for a signal or the next poll; look at the lease that
-// the signal names; look at all of them once the queue is empty (a full queue loses signals); put in place what
-// the copiers finished; poison what passed its deadline.
+// The keeper: the one thread that answers. Its loop: wait for a signal or the next poll; look at the lease
+// that the signal names; look at all of them once the queue is empty (a full queue loses signals); put in
+// place what the copiers finished; poison what passed its deadline.
 //
-// The clock of a break starts at the last moment at which the lease was *seen* whole (F_GETLEASE said F_RDLCK, the
-// clock read before the call), never at the signal. Every lease is looked at at least every eighth of the break
-// time. The margin at the end is for the keeper's own way through the scheduler.
+// The clock of a break starts at the last moment at which the lease was *seen* whole (F_GETLEASE said
+// F_RDLCK, the clock read before the call), never at the signal. Every lease is looked at at least every
+// eighth of the break time. The margin at the end is for the keeper's own way through the scheduler.
 //
-// F_RDLCK is never set again on a descriptor: after a forced break it may silently be a new lease, whose F_UNLCK
-// would certify changed bytes. F_GETLEASE says F_UNLCK for a pending and for a forced break alike; only
-// F_SETLEASE F_UNLCK decides: 0 in time, EAGAIN too late.
+// F_RDLCK is never set again on a descriptor: after a forced break it may silently be a new lease, whose
+// F_UNLCK would certify changed bytes. F_GETLEASE says F_UNLCK for a pending and for a forced break alike;
+// only F_SETLEASE F_UNLCK decides: 0 in time, EAGAIN too late.
 #include <errno.h>
 #include <signal.h>
 #include <sys/sysmacros.h>
@@ -29,13 +29,14 @@ namespace stillmap::warden {
 namespace {
 
 constexpr std::int64_t second_ns = 1'000'000'000, millisecond_ns = 1'000'000;
-constexpr std::int64_t tick_max_ns = second_ns;               // between two looks at lease-break-time
-constexpr std::int64_t copying_poll_ns = millisecond_ns;      // in case a copier's wake-up met a full signal queue
-constexpr std::int64_t foreign_backoff_ns = second_ns;        // after a signal of the application's own came by
+constexpr std::int64_t tick_max_ns = second_ns;  // between two looks at lease-break-time
+constexpr std::int64_t copying_poll_ns =
+    millisecond_ns;                                     // in case a copier's wake-up met a full signal queue
+constexpr std::int64_t foreign_backoff_ns = second_ns;  // after a signal of the application's own came by
 constexpr std::int64_t foreign_poll_ns = 2 * millisecond_ns;  // ... how often leases are looked at meanwhile
 constexpr std::size_t foreign_max = 64;
 constexpr int drained_max = 4096;
-constexpr std::uint32_t sweep_step = 64;                      // leases looked at between two looks for signals
+constexpr std::uint32_t sweep_step = 64;  // leases looked at between two looks for signals
 
 struct shared_state {
   std::mutex start_mutex;
@@ -43,10 +44,10 @@ struct shared_state {
   std::atomic<std::uint32_t> started{0};  // futex: 0 not, 1 running, 2 failed
   std::atomic<int> signal{0};
   std::atomic<bool> copiers_started{false};
-  std::atomic<bool> idle{false};                 // sleeps without a time limit
-  std::atomic<std::uint32_t> pokes{0};           // futex of the back-off sleep
-  std::atomic<std::uint32_t> pause_wanted{0};    // futex
-  std::atomic<std::uint32_t> paused{0};          // futex
+  std::atomic<bool> idle{false};               // sleeps without a time limit
+  std::atomic<std::uint32_t> pokes{0};         // futex of the back-off sleep
+  std::atomic<std::uint32_t> pause_wanted{0};  // futex
+  std::atomic<std::uint32_t> paused{0};        // futex
 };
 shared_state shared;
 
@@ -146,8 +147,8 @@ class keeper_loop {
     return true;
   }
 
-  // sigtimedwait also takes what was sent to the whole process. It is not ours: give it back, and keep away from
-  // the queue for a while, lest we take it again. Leases are then found by looking at them.
+  // sigtimedwait also takes what was sent to the whole process. It is not ours: give it back, and keep away
+  // from the queue for a while, lest we take it again. Leases are then found by looking at them.
   void give_back(const siginfo_t& info) noexcept {
     foreign_until_ns_ = kernel::now_ns() + foreign_backoff_ns;
     if (foreign_count_ < foreign_max) foreign_[foreign_count_++] = info;
@@ -156,8 +157,8 @@ class keeper_loop {
   void give_back_pending() noexcept {
     while (foreign_count_ > 0) {
       siginfo_t& info = foreign_[foreign_count_ - 1];
-      // The kernel lets a thread queue codes below zero alone (rt_sigqueueinfo(2)); what came from kill is sent by
-      // kill again, and bears our process id then.
+      // The kernel lets a thread queue codes below zero alone (rt_sigqueueinfo(2)); what came from kill is
+      // sent by kill again, and bears our process id then.
       const long error = info.si_code < 0 && info.si_code != SI_TKILL
                              ? kernel::signal_queue(kernel::process(), shared.signal, &info)
                              : kernel::signal_process(kernel::process(), shared.signal);
@@ -168,7 +169,8 @@ class keeper_loop {
   bool wait_beside_foreign_signals() noexcept {
     const std::uint32_t seen = shared.pokes.load();
     give_back_pending();
-    if (!sweeping()) kernel::futex_wait(shared.pokes, seen, answering_ != nullptr ? copying_poll_ns : foreign_poll_ns);
+    if (!sweeping())
+      kernel::futex_wait(shared.pokes, seen, answering_ != nullptr ? copying_poll_ns : foreign_poll_ns);
     return true;
   }
 
@@ -200,7 +202,8 @@ class keeper_loop {
     const std::int64_t allowed = std::min(before, after);
     break_time_ns_ = after;
     one.deadline_ns = INT64_MAX;
-    if (allowed != INT64_MAX) one.deadline_ns = one.seen_ns.load() + allowed - std::max(allowed / 20, 20 * millisecond_ns);
+    if (allowed != INT64_MAX)
+      one.deadline_ns = one.seen_ns.load() + allowed - std::max(allowed / 20, 20 * millisecond_ns);
     one.by_descriptor = by_descriptor;
     one.unfinished = 0;
     one.next_answering = answering_;
@@ -213,8 +216,11 @@ class keeper_loop {
             decided = each->word.change(word, hold_state::detaching);
             if (decided && begin(*each)) ++one.unfinished;
             break;
-          case hold_state::arming: decided = each->word.change(word, hold_state::aborted); break;
-          default: decided = true;
+          case hold_state::arming:
+            decided = each->word.change(word, hold_state::aborted);
+            break;
+          default:
+            decided = true;
         }
       }
     }
@@ -228,9 +234,12 @@ class keeper_loop {
     lease& under = *one.under;
     if (!memory::charge(one.bytes, one.budget)) return false;
     const auto pieces = static_cast<std::uint32_t>((one.bytes + piece_bytes_max - 1) / piece_bytes_max);
-    const std::size_t own_bytes = memory::page_ceiling(sizeof(detachment) + pieces * sizeof(detachment::piece));
-    const long block = kernel::map(nullptr, own_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    std::byte* const replacement = kernel::failed(block) ? nullptr : memory::map_congruent(one.bytes, one.address);
+    const std::size_t own_bytes =
+        memory::page_ceiling(sizeof(detachment) + pieces * sizeof(detachment::piece));
+    const long block =
+        kernel::map(nullptr, own_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    std::byte* const replacement =
+        kernel::failed(block) ? nullptr : memory::map_congruent(one.bytes, one.address);
     if (replacement == nullptr) {
       if (!kernel::failed(block)) kernel::unmap(reinterpret_cast<void*>(block), own_bytes);
       memory::discharge(one.bytes);
@@ -288,8 +297,9 @@ class keeper_loop {
     bool forced = false;
     if (one.by_descriptor) {
       const long released = kernel::lease_set(fd, F_UNLCK);
-      // EAGAIN: the kernel let the writer in before us. Anything else (EACCES after a change of user): the lease
-      // goes with its last mapping, which is gone, and with the descriptor, which follows; the clock decides.
+      // EAGAIN: the kernel let the writer in before us. Anything else (EACCES after a change of user): the
+      // lease goes with its last mapping, which is gone, and with the descriptor, which follows; the clock
+      // decides.
       forced = released == -EAGAIN || (released != 0 && late);
     } else {
       forced = late;
@@ -385,11 +395,13 @@ class keeper_loop {
 
   static std::uint64_t wanted_of(const detachment& work, std::uint32_t index) noexcept {
     const std::size_t begin = work.piece_begin(index);
-    return begin >= work.wanted_bytes ? 0 : std::min<std::uint64_t>(work.piece_bytes(index), work.wanted_bytes - begin);
+    return begin >= work.wanted_bytes
+               ? 0
+               : std::min<std::uint64_t>(work.piece_bytes(index), work.wanted_bytes - begin);
   }
 
-  // One piece of a detachment that did not succeed whole: its good pages in place, the rest poisoned. Returns the
-  // bytes kept.
+  // One piece of a detachment that did not succeed whole: its good pages in place, the rest poisoned. Returns
+  // the bytes kept.
   static std::uint64_t rescue(hold& one, detachment& work, std::uint32_t index) noexcept {
     std::byte* const to = one.address + work.piece_begin(index);
     std::byte* const from = work.replacement + work.piece_begin(index);
@@ -399,7 +411,8 @@ class keeper_loop {
     std::size_t good = 0;
     if (mine && piece.state.load() == piece_state::done)
       good = piece.valid_bytes == wanted_of(work, index) ? bytes : memory::page_floor(piece.valid_bytes);
-    if (good > 0 && (kernel::protect(from, good, PROT_READ) != 0 || kernel::failed(kernel::move_over(from, good, to)))) {
+    if (good > 0 &&
+        (kernel::protect(from, good, PROT_READ) != 0 || kernel::failed(kernel::move_over(from, good, to)))) {
       kernel::unmap(from, good);
       poison(to, good);
       if (good < bytes) kernel::unmap(from + good, bytes - good);
@@ -413,11 +426,12 @@ class keeper_loop {
     return good;
   }
 
-  // No access from now on, and no file behind it. Where the kernel has no room for another mapping, taking the
-  // access away from the one that stands does as well.
+  // No access from now on, and no file behind it. Where the kernel has no room for another mapping, taking
+  // the access away from the one that stands does as well.
   static void poison(std::byte* address, std::size_t bytes) noexcept {
     constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    if (kernel::failed(kernel::map(address, bytes, PROT_NONE, flags, -1, 0))) kernel::protect(address, bytes, PROT_NONE);
+    if (kernel::failed(kernel::map(address, bytes, PROT_NONE, flags, -1, 0)))
+      kernel::protect(address, bytes, PROT_NONE);
   }
 
   // Fork waits here until nothing is under way.
@@ -487,7 +501,9 @@ bool start() noexcept {
   return true;
 }
 
-int signal_number() noexcept { return shared.signal.load(); }
+int signal_number() noexcept {
+  return shared.signal.load();
+}
 
 void note_live(lease& one) noexcept {
   table::instance().live_leases.fetch_add(1);
@@ -498,7 +514,8 @@ void poke() noexcept {
   shared.pokes.fetch_add(1);
   kernel::futex_wake(shared.pokes);
   // A full signal queue (EAGAIN) is no loss: then the keeper polls.
-  if (const pid_t thread = shared.thread.load()) kernel::signal_thread(kernel::process(), thread, shared.signal);
+  if (const pid_t thread = shared.thread.load())
+    kernel::signal_thread(kernel::process(), thread, shared.signal);
 }
 
 hold_state settled(const hold& one) noexcept {
@@ -513,8 +530,8 @@ hold_state settled(const hold& one) noexcept {
 bool is_ours(const lease& one) noexcept {
   const int fd = one.fd.load();
   f_owner_ex owner;
-  if (kernel::signal_get(fd) != shared.signal || kernel::owner_get(fd, &owner) != 0 || owner.type != F_OWNER_TID ||
-      owner.pid != shared.thread)
+  if (kernel::signal_get(fd) != shared.signal || kernel::owner_get(fd, &owner) != 0 ||
+      owner.type != F_OWNER_TID || owner.pid != shared.thread)
     return false;
   struct statx found;
   return kernel::stat(fd, nullptr, &found) == 0 && found.stx_ino == one.inode &&

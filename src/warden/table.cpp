@@ -49,7 +49,8 @@ lease* table::take_lease() noexcept {
 }
 
 void table::give_back(lease* one) noexcept {
-  for (lease** link = &buckets_[bucket_of(one->device, one->inode)]; *link != nullptr; link = &(*link)->next_of_hash) {
+  for (lease** link = &buckets_[bucket_of(one->device, one->inode)]; *link != nullptr;
+       link = &(*link)->next_of_hash) {
     if (*link == one) {
       *link = one->next_of_hash;
       break;
@@ -87,7 +88,8 @@ hold* table::take_hold(lease* under) noexcept {
 
 bool table::grow() noexcept {
   constexpr std::size_t bytes = sizeof(chunk);
-  const long address = kernel::map(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const long address =
+      kernel::map(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (kernel::failed(address)) return false;
   chunk* const more = new (reinterpret_cast<void*>(address)) chunk;
   const std::lock_guard lock(mutex);

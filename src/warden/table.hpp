@@ -9,13 +9,14 @@
 //                       |         '--> DETACHING -> PRIVATE or LOST -> CLOSING -> UNUSED
 //                       '--> ABORTED -> UNUSED                  (a break came before it was live)
 //
-// Every change of state is a compare-and-swap on a word that bears a generation, so that whoever acts on what it
-// saw a moment ago finds out when the slot has become another's. Only who claimed a slot (ARMING: the opener;
-// CLOSING: the closer; DETACHING: the keeper) touches its range or descriptor.
+// Every change of state is a compare-and-swap on a word that bears a generation, so that whoever acts on what
+// it saw a moment ago finds out when the slot has become another's. Only who claimed a slot (ARMING: the
+// opener; CLOSING: the closer; DETACHING: the keeper) touches its range or descriptor.
 //
 // The keeper takes no lock: a thread interrupted by a signal handler that opens a leased file for writing may
-// hold any lock of ours. Slots are never given back to the system, so it may look at any at any time. Openers and
-// closers share `mutex`, under which nothing is allocated and nothing can wait for storage or for a lease.
+// hold any lock of ours. Slots are never given back to the system, so it may look at any at any time. Openers
+// and closers share `mutex`, under which nothing is allocated and nothing can wait for storage or for a
+// lease.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,16 @@
 namespace stillmap::warden {
 
 enum class lease_state : std::uint32_t { free, arming, live, detaching, ended, closing };
-enum class hold_state : std::uint32_t { unused, arming, live, detaching, private_memory, lost, closing, aborted };
+enum class hold_state : std::uint32_t {
+  unused,
+  arming,
+  live,
+  detaching,
+  private_memory,
+  lost,
+  closing,
+  aborted
+};
 
 // A state in the low byte, a generation above it; one futex word.
 template <class State>
@@ -38,15 +48,18 @@ class state_word {
   static State state_of(std::uint32_t word) noexcept { return static_cast<State>(word & 0xff); }
   // From exactly what was seen.
   bool change(std::uint32_t seen, State to) noexcept {
-    return word_.compare_exchange_strong(seen, (seen & ~0xffu) | static_cast<std::uint32_t>(to), std::memory_order_seq_cst);
+    return word_.compare_exchange_strong(seen, (seen & ~0xffu) | static_cast<std::uint32_t>(to),
+                                         std::memory_order_seq_cst);
   }
   // By the claimant alone: nobody else changes it meanwhile.
   void set(State to) noexcept {
-    word_.store((word_.load(std::memory_order_relaxed) & ~0xffu) | static_cast<std::uint32_t>(to), std::memory_order_seq_cst);
+    word_.store((word_.load(std::memory_order_relaxed) & ~0xffu) | static_cast<std::uint32_t>(to),
+                std::memory_order_seq_cst);
   }
   // For a slot taken anew: the next generation.
   void renew(State to) noexcept {
-    word_.store(((word_.load(std::memory_order_relaxed) & ~0xffu) + 0x100u) | static_cast<std::uint32_t>(to), std::memory_order_seq_cst);
+    word_.store(((word_.load(std::memory_order_relaxed) & ~0xffu) + 0x100u) | static_cast<std::uint32_t>(to),
+                std::memory_order_seq_cst);
   }
   const std::atomic<std::uint32_t>& futex() const noexcept { return word_; }
 
@@ -63,12 +76,12 @@ struct hold {
   lease* under = nullptr;
   std::atomic<hold*> next{nullptr};  // in the lease's chain; set once before the hold is linked
 
-  std::byte* address = nullptr;  // of the part that is the file's own pages: what a detach replaces
-  std::size_t bytes = 0;         // ... whole pages
-  std::uint64_t offset = 0;      // ... in the file
-  std::size_t tail_bytes = 0;    // private pages behind it, for padding
+  std::byte* address = nullptr;     // of the part that is the file's own pages: what a detach replaces
+  std::size_t bytes = 0;            // ... whole pages
+  std::uint64_t offset = 0;         // ... in the file
+  std::size_t tail_bytes = 0;       // private pages behind it, for padding
   const std::byte* data = nullptr;  // what readers were given: within, or the static zeros of an empty range
-  std::uint64_t budget = 0;      // private memory that a detach may take
+  std::uint64_t budget = 0;         // private memory that a detach may take
   std::atomic<std::uint64_t> private_bytes{0};
   bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
@@ -91,17 +104,17 @@ struct lease {
   std::atomic<std::uint64_t> device{0}, inode{0};
   std::uint64_t size = 0;  // frozen
   std::atomic<hold*> first{nullptr};
-  std::atomic<std::int64_t> seen_ns{0};      // the last moment the lease was seen as F_RDLCK
-  std::atomic<bool> hinted{false};           // a signal came while it was still arming
-  std::atomic<bool> detach_asked{false};     // fork::carry: make it private though nobody breaks it
-  lease* next_of_hash = nullptr;             // guarded by table::mutex; also the free list's link
-  std::uint32_t holders = 0;                 // guarded by table::mutex: holds that are not UNUSED, and openers joining
+  std::atomic<std::int64_t> seen_ns{0};   // the last moment the lease was seen as F_RDLCK
+  std::atomic<bool> hinted{false};        // a signal came while it was still arming
+  std::atomic<bool> detach_asked{false};  // fork::carry: make it private though nobody breaks it
+  lease* next_of_hash = nullptr;          // guarded by table::mutex; also the free list's link
+  std::uint32_t holders = 0;  // guarded by table::mutex: holds that are not UNUSED, and openers joining
 
   // The keeper's, while DETACHING.
   lease* next_answering = nullptr;
   std::int64_t deadline_ns = 0;
-  std::uint32_t unfinished = 0;   // detachments still with the copiers
-  bool by_descriptor = false;     // copied with pread: the descriptor must be ours before and after
+  std::uint32_t unfinished = 0;  // detachments still with the copiers
+  bool by_descriptor = false;    // copied with pread: the descriptor must be ours before and after
 };
 
 class table {
@@ -109,16 +122,16 @@ class table {
   static table& instance() noexcept;  // never destroyed
 
   std::mutex mutex;
-  // Held shared while a slot is claimed by an opener or a closer; fork takes it alone, so that a child finds no
-  // slot in the middle of a change.
+  // Held shared while a slot is claimed by an opener or a closer; fork takes it alone, so that a child finds
+  // no slot in the middle of a change.
   std::shared_mutex gate;
 
   // All under `mutex`.
   lease* find(std::uint64_t device, std::uint64_t inode, std::uint64_t size) noexcept;  // a LIVE one
-  void enter(lease* one) noexcept;                  // into the hash: it can be found from now on
-  lease* take_lease() noexcept;                     // ARMING, or nullptr: see grow
-  void give_back(lease* one) noexcept;              // out of the hash, its chain freed
-  hold* take_hold(lease* under) noexcept;           // ARMING, in the chain, or nullptr: see grow
+  void enter(lease* one) noexcept;         // into the hash: it can be found from now on
+  lease* take_lease() noexcept;            // ARMING, or nullptr: see grow
+  void give_back(lease* one) noexcept;     // out of the hash, its chain freed
+  hold* take_hold(lease* under) noexcept;  // ARMING, in the chain, or nullptr: see grow
 
   // Without `mutex`: more slots. False where there is no memory.
   bool grow() noexcept;

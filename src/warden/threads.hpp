@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A detached thread of the library's own: every signal blocked from birth, so that no handler of the application
-// runs on it, and a small stack.
+// A detached thread of the library's own: every signal blocked from birth, so that no handler of the
+// application runs on it, and a small stack.
 #pragma once
 
 #include <pthread.h>

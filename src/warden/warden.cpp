@@ -132,7 +132,8 @@ bool joining::find(const facts& known) noexcept {
     seen_ = lease_->word.load();
   }
   // Seen whole after the caller's own open and look at the file: its bytes are the leased ones.
-  if (lease_->word.state_of(seen_) == lease_state::live && is_ours(*lease_) && kernel::lease_get(lease_->fd) == F_RDLCK)
+  if (lease_->word.state_of(seen_) == lease_state::live && is_ours(*lease_) &&
+      kernel::lease_get(lease_->fd) == F_RDLCK)
     return true;
   leave();
   return false;
@@ -162,12 +163,14 @@ bool joining::go_live() noexcept {
   // Mapped from the lease's descriptor, which was ours throughout if it is now.
   if (!is_ours(*lease_)) return false;
   const std::uint32_t word = hold_->word.load();
-  if (hold_->word.state_of(word) != hold_state::arming || !hold_->word.change(word, hold_state::live)) return false;
-  // The keeper changes the lease's word before it looks for holds: either it is LIVE still, and the keeper will
-  // find this one, or this one backs out unless it has been found already.
+  if (hold_->word.state_of(word) != hold_state::arming || !hold_->word.change(word, hold_state::live))
+    return false;
+  // The keeper changes the lease's word before it looks for holds: either it is LIVE still, and the keeper
+  // will find this one, or this one backs out unless it has been found already.
   if (lease_->word.load() != seen_) {
     const std::uint32_t live = hold_->word.load();
-    if (hold_->word.state_of(live) != hold_state::live || !hold_->word.change(live, hold_state::aborted)) settled(*hold_);
+    if (hold_->word.state_of(live) != hold_state::live || !hold_->word.change(live, hold_state::aborted))
+      settled(*hold_);
     return false;
   }
   hold_ = nullptr;

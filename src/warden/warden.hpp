@@ -2,13 +2,16 @@
 //
 // The warden answers lease breaks. Two kinds of thread, started with the first lease:
 //
-//   the keeper   takes the kernel's signals, polls every lease, puts private memory in place of mappings, poisons
-//                what could not be had in time, releases. It makes no call that can wait for storage, takes no
-//                lock that an application's thread may hold, and allocates nothing with malloc.
-//   the copiers  fill private memory in pieces of at most 16 MiB and hand it back; they also close descriptors,
+//   the keeper   takes the kernel's signals, polls every lease, puts private memory in place of mappings,
+//   poisons
+//                what could not be had in time, releases. It makes no call that can wait for storage, takes
+//                no lock that an application's thread may hold, and allocates nothing with malloc.
+//   the copiers  fill private memory in pieces of at most 16 MiB and hand it back; they also close
+//   descriptors,
 //                for the last close of an unlinked file waits for storage.
 //
-// One thread for both would be unsound: stuck in a read of slow or frozen storage it would miss every deadline.
+// One thread for both would be unsound: stuck in a read of slow or frozen storage it would miss every
+// deadline.
 //
 //   foreign open(O_WRONLY) ... the kernel holds it back .............................. gets through
 //          | signal (a hint) or poll                                                     ^ F_SETLEASE F_UNLCK
@@ -23,8 +26,8 @@
 
 namespace stillmap::warden {
 
-// The thread to which lease signals go, started if need be; 0 where it cannot be. A lease held for the time of a
-// copy needs no more than this: its signal (SIGIO, blocked there) is never taken, and kills nobody.
+// The thread to which lease signals go, started if need be; 0 where it cannot be. A lease held for the time
+// of a copy needs no more than this: its signal (SIGIO, blocked there) is never taken, and kills nobody.
 pid_t keeper() noexcept;
 
 // The keeper and the copiers, for leases that are kept.
@@ -63,12 +66,12 @@ struct detachment {
   std::uint64_t offset = 0;        // in the file
   std::uint64_t wanted_bytes = 0;  // up to the frozen size; what follows in the last page is zero
   std::byte* replacement = nullptr;
-  std::size_t bytes = 0;           // whole pages
-  std::size_t own_bytes = 0;       // of this block
-  int fd = -1;                     // -1: process_vm_readv
+  std::size_t bytes = 0;      // whole pages
+  std::size_t own_bytes = 0;  // of this block
+  int fd = -1;                // -1: process_vm_readv
   std::uint32_t pieces = 0;
-  std::uint32_t next_piece = 0;    // guarded by the copiers' mutex
-  detachment* next = nullptr;      // in the copiers' queue, guarded by their mutex; later in the finished list
+  std::uint32_t next_piece = 0;  // guarded by the copiers' mutex
+  detachment* next = nullptr;    // in the copiers' queue, guarded by their mutex; later in the finished list
   std::atomic<std::uint32_t> unfinished_pieces{0};
   std::atomic<std::uint32_t> references{1};
 
@@ -86,18 +89,18 @@ struct detachment {
 
 namespace copiers {
 bool start() noexcept;
-void enqueue(detachment* work) noexcept;       // never waits for storage
-void watch() noexcept;                         // now and then while work is out: lets one more in where all are stuck
-void withdraw(detachment* work) noexcept;      // no piece of it is begun after this
+void enqueue(detachment* work) noexcept;  // never waits for storage
+void watch() noexcept;  // now and then while work is out: lets one more in where all are stuck
+void withdraw(detachment* work) noexcept;  // no piece of it is begun after this
 void close_later(int fd) noexcept;
-detachment* take_finished() noexcept;          // a list through `next`
-void release(detachment* work) noexcept;       // drops a reference
-void forget_after_fork() noexcept;             // in the child: the threads are gone
+detachment* take_finished() noexcept;     // a list through `next`
+void release(detachment* work) noexcept;  // drops a reference
+void forget_after_fork() noexcept;        // in the child: the threads are gone
 }  // namespace copiers
 
 namespace keeper_thread {
 void forget_after_fork() noexcept;
-void pause() noexcept;   // no detach begins and none is under way until resume
+void pause() noexcept;  // no detach begins and none is under way until resume
 void resume() noexcept;
 }  // namespace keeper_thread
 

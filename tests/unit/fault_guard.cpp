@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fault_guard.hpp"
+
+#include <setjmp.h>
+#include <signal.h>
+
+namespace stillmap::testing_support {
+namespace {
+thread_local sigjmp_buf back;
+void jump(int) {
+  siglongjmp(back, 1);
+}
+}  // namespace
+
+std::optional<std::byte> try_read(const std::byte* address) {
+  struct sigaction action {};
+  action.sa_handler = jump;
+  struct sigaction before_segv, before_bus;
+  sigaction(SIGSEGV, &action, &before_segv);
+  sigaction(SIGBUS, &action, &before_bus);
+  std::optional<std::byte> result;
+  if (sigsetjmp(back, 1) == 0) result = *static_cast<const volatile std::byte*>(address);
+  sigaction(SIGSEGV, &before_segv, nullptr);
+  sigaction(SIGBUS, &before_bus, nullptr);
+  return result;
+}
+
+}  // namespace stillmap::testing_support
