@@ -3,21 +3,19 @@
 // Limits and settings: too few descriptors, too little memory, break times of one second and of none, a
 // machine without leases, a device that does not answer.
 #include <fcntl.h>
-#include <linux/fs.h>
-#include <sys/ioctl.h>
-#include <sys/mount.h>
+#include <poll.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 
 #include "hostile_case.hpp"
 #include "leaks.hpp"
+#include "loop_filesystem.hpp"
 
 namespace adversary {
 namespace {
@@ -79,9 +77,16 @@ const registration few_descriptors(
       check(error == EMFILE, "none left: error " + std::to_string(error));
       check(std::strstr(still_message(), path.c_str()) != nullptr,
             "none left: the message does not name the path");
-      // A lease needs a descriptor of its own; a copy can be read from the caller's.
+      // A lease, and whatever proves a copy, need a descriptor of their own; any copy can be read from the
+      // caller's.
       error = still_open_fd(mine, &options, &snapshot);
-      if (check(error == 0, "none left, by descriptor: " + std::to_string(error) + ": " + still_message())) {
+      if (error == 0) still_close(snapshot);
+      check(error == 0 || error == EMFILE, "none left, by descriptor: " + std::to_string(error) +
+                                               ", which is not the cause: " + still_message());
+      options.require = STILL_TORN;
+      error = still_open_fd(mine, &options, &snapshot);
+      if (check(error == 0,
+                "none left, by descriptor, torn: " + std::to_string(error) + ": " + still_message())) {
         check(still_how(snapshot) == STILL_COPIED,
               std::string("none left: ") + still_backing_name(still_how(snapshot)));
         still_close(snapshot);
@@ -199,64 +204,12 @@ const registration over_budget("beyond the memory budget a copy is refused and a
   std::printf("  a detach beyond the budget: %s\n", still_state_name(still_current(held.snapshot)));
 });
 
-int run_quietly(const std::string& command) {
-  const int status = std::system((command + " >/dev/null 2>&1").c_str());
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 255;
-}
-
-// A file system on a loop device of its own, mounted in this mount namespace, that can be frozen; thawed and
-// unmounted at the end.
-class freezable {
- public:
-  freezable() {
-    const char* scratch = std::getenv("STILLMAP_TEST_SCRATCH");
-    if (!scratch) skip_case("no scratch folder");
-    image_ = std::string(scratch) + "/freezable.img";
-    folder_ = std::string(scratch) + "/freezable";
-    mkdir(folder_.c_str(), 0700);
-    const std::string make = "truncate -s 64M " + image_ + " && mkfs.ext4 -q " + image_ +
-                             " && mount -o loop " + image_ + " " + folder_;
-    if (run_quietly(make) != 0) skip_case("no loop file system");
-  }
-  freezable(const freezable&) = delete;
-  freezable& operator=(const freezable&) = delete;
-  ~freezable() {
-    thaw();
-    if (umount2(folder_.c_str(), MNT_DETACH) != 0) std::perror("umount");
-    unlink(image_.c_str());
-    rmdir(folder_.c_str());
-  }
-  bool freeze() {
-    const int fd = open(folder_.c_str(), O_RDONLY | O_CLOEXEC);
-    frozen_ = fd >= 0 && ioctl(fd, FIFREEZE, 0) == 0;
-    close(fd);
-    return frozen_;
-  }
-  void thaw() {
-    if (!frozen_) return;
-    const int fd = open(folder_.c_str(), O_RDONLY | O_CLOEXEC);
-    ioctl(fd, FITHAW, 0);
-    close(fd);
-    frozen_ = false;
-  }
-  const std::string& folder() const { return folder_; }
-
- private:
-  std::string image_, folder_;
-  bool frozen_ = false;
-};
-
 const registration frozen("a lease on a frozen file system does not delay the break of another", [] {
-  freezable cold;
+  loop_filesystem cold(false);
   constexpr std::uint64_t size = 8 << 20;
   const std::string far = cold.folder() + "/far", near = fresh_file(two_mib);
   create_stamped(far, size);
-  {
-    const int fd = open(far.c_str(), O_RDONLY | O_CLOEXEC);
-    fsync(fd);
-    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    close(fd);
-  }
+  drop_cached(far);
   foreign_writer far_writer(far, size), near_writer(near, two_mib);
   {
     const watched far_held(far), near_held(near);
@@ -277,6 +230,45 @@ const registration frozen("a lease on a frozen file system does not delay the br
   far_writer.process().finish();
   unlink(far.c_str());
 });
+
+const registration hanging(
+    "a lease on a device that answers no read does not delay the break of another",
+    [] {
+      loop_filesystem far_away(true);
+      constexpr std::uint64_t size = 8 << 20;
+      const std::string far = far_away.folder() + "/far", near = fresh_file(two_mib);
+      create_stamped(far, size);
+      foreign_writer far_writer(far, size, "write"), near_writer(near, two_mib);
+      {
+        const watched far_held(far), near_held(near);
+        if (!far_held || !near_held) return;
+        // Out of our page table, then out of the page cache.
+        madvise(const_cast<std::byte*>(far_held.data()), size, MADV_DONTNEED);
+        drop_cached(far);
+        far_away.hang(true);
+        far_writer.process().begin_work(
+            1);  // breaks the lease; what it protects can only be read from the device
+        // Well past the break time of 3 s, every break of the other lease must be answered at once.
+        for (int i = 0; i < 10; ++i) {
+          const watched again(near);
+          if (!again) break;
+          near_writer.strike_gets_through("beside a device that hangs");
+          again.expect_still("beside a device that hangs");
+          near_held.expect_still("beside a device that hangs");
+          poll(nullptr, 0, 500);  // the time that passes is what the case is about
+        }
+        std::printf("  on the device that hangs: %s\n", still_state_name(still_current(far_held.snapshot)));
+        check(still_current(far_held.snapshot) != STILL_SHARED,
+              "past the break time the state is still SHARED");
+        far_away.hang(false);
+        check(!far_writer.process().end_work().timed_out, "the writer of the device never got through");
+        far_held.expect_still_or_fault("after the device came back");
+        near_held.expect_still("after the device came back");
+      }
+      far_writer.process().finish();
+      unlink(far.c_str());
+    },
+    3);
 
 }  // namespace
 }  // namespace adversary
