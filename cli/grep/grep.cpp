@@ -115,7 +115,7 @@ class session final : public visitor {
       ++own.totals.by_backing[static_cast<std::size_t>(file.how())];
       ++own.totals.by_consistency[static_cast<std::size_t>(file.when())];
     }
-    if ((result.selected > 0) != (what_.report == report::files_without_match)) succeeded_ = true;
+    if (result.selected > 0) succeeded_ = true;  // also with -L, as in GNU grep before 3.2 and since 3.5
     if (succeeded_ && what_.report == report::nothing) enough_ = true;
   }
 

@@ -55,8 +55,10 @@ using code_ptr = std::unique_ptr<pcre2_code, code_free>;
 using database_ptr = std::unique_ptr<hs_database_t, database_free>;
 using scratch_ptr = std::unique_ptr<hs_scratch_t, scratch_free>;
 
-// Ids in the finder's database.
-constexpr unsigned id_exact = 1, id_loose = 0;
+// Ids in the finder's database: one each, because Hyperscan takes 1700 ms to compile 3,000 strings that share one and
+// 150 ms where they have their own. The lowest bit says whether a hit is certain.
+unsigned finder_id(std::size_t index, bool exact) { return static_cast<unsigned>(index) * 2 + (exact ? 1u : 0u); }
+bool is_exact(unsigned id) { return id & 1; }
 
 // A joined pattern longer than this is cut in two: PCRE2's own limit lies at 64 KiB of compiled code.
 constexpr std::size_t joined_bytes_max = 16 * 1024;
@@ -252,7 +254,7 @@ struct pattern::engines {
       usable = usable && (fixed ? !text.empty() : has_width(wrapped, how));
       texts.push_back(std::move(wrapped));
       flags.push_back(how);
-      ids.push_back(exact ? id_exact : id_loose);
+      ids.push_back(finder_id(ids.size(), exact));
     }
     if (!usable) return;
     std::vector<const char*> pointers;
@@ -381,7 +383,7 @@ int on_hit(unsigned id, unsigned long long, unsigned long long to, unsigned, voi
   const char* const end = line_end(at, state.end);
   state.taken_at = at;
   state.taken_end = end;
-  if (id != id_exact || !state.trusted) {
+  if (!is_exact(id) || !state.trusted) {
     const char* const start = line_begin(at, state.begin);
     if (!state.judge->matches({start, static_cast<std::size_t>(end - start)})) return 0;
   }

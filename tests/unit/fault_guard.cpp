@@ -18,11 +18,13 @@ std::optional<std::byte> try_read(const std::byte* address) {
   struct sigaction before_segv, before_bus;
   sigaction(SIGSEGV, &action, &before_segv);
   sigaction(SIGBUS, &action, &before_bus);
-  std::optional<std::byte> result;
-  if (sigsetjmp(back, 1) == 0) result = *static_cast<const volatile std::byte*>(address);
+  // Nothing set between the two returns of sigsetjmp is looked at after the second.
+  const bool faulted = sigsetjmp(back, 1) != 0;
+  const std::byte value = faulted ? std::byte{} : *static_cast<const volatile std::byte*>(address);
   sigaction(SIGSEGV, &before_segv, nullptr);
   sigaction(SIGBUS, &before_bus, nullptr);
-  return result;
+  if (faulted) return std::nullopt;
+  return value;
 }
 
 }  // namespace stillmap::testing_support
