@@ -13,11 +13,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -88,7 +90,7 @@ class session final : public visitor {
     // Also a file that cannot be opened takes its turn.
     page output(outlet_, own.text, turn);
     if (output_is_file_ && is_output(path, from_stdin)) {
-      say_error(name + ": input file is also the output");
+      say(name + ": input file is also the output");
       troubled_ = true;
       return;
     }
@@ -97,7 +99,7 @@ class session final : public visitor {
     const stillmap::snapshot file = from_stdin ? open_stdin(start, error) : open(path, error);
     if (error) {
       ++own.totals.failed;
-      failed(name, words_for(error));
+      failed(name, words_for(error), turn);
       return;
     }
     const std::string_view text{static_cast<const char*>(file.data()), file.size()};
@@ -105,7 +107,7 @@ class session final : public visitor {
     if (from_stdin && start >= 0)
       lseek(STDIN_FILENO, start + static_cast<off_t>(result.read_bytes), SEEK_SET);
     if (result.binary_match) say(name + ": binary file matches");
-    if (!result.failure.empty()) failed(name, result.failure);
+    if (!result.failure.empty()) failed(name, result.failure, turn);
 
     ++own.totals.files;
     own.totals.bytes += result.read_bytes;
@@ -116,22 +118,37 @@ class session final : public visitor {
       ++own.totals.by_consistency[static_cast<std::size_t>(file.when())];
     }
     if (result.selected > 0) succeeded_ = true;  // also with -L, as in GNU grep before 3.2 and since 3.5
-    if (succeeded_ && what_.report == report::nothing) enough_ = true;
+    if (result.selected > 0 && what_.report == report::nothing) {
+      const std::lock_guard lock(held_back_mutex_);
+      if (turn) first_success_ = std::min(first_success_, *turn);
+      enough_ = true;
+    }
   }
 
   void folder_failed(const std::string& path, int error) override {
-    failed(path.empty() ? "." : path, std::generic_category().message(error));
+    failed(path.empty() ? "." : path, std::generic_category().message(error), {});
   }
 
   bool enough() const override { return enough_; }
-  void turns_restart() override { outlet_.restart_turns(); }
+  void turns_restart() override {
+    tell_held_back();
+    outlet_.restart_turns();
+  }
 
-  void failed(const std::string& name, const std::string& why) {
+  void failed(const std::string& name, const std::string& why, std::optional<std::uint64_t> turn) {
     troubled_ = true;
-    if (!what_.no_messages) say_error(name + ": " + why);
+    if (what_.no_messages) return;
+    // With -q nothing behind the first match is looked at; another thread may have done so all the same.
+    if (what_.report == report::nothing && turn) {
+      const std::lock_guard lock(held_back_mutex_);
+      held_back_.emplace(*turn, name + ": " + why);
+    } else {
+      say(name + ": " + why);
+    }
   }
 
   int finish() {
+    tell_held_back();
     if (const int error = outlet_.failure()) {
       say("write error: " + std::generic_category().message(error));
       troubled_ = true;
@@ -181,7 +198,11 @@ class session final : public visitor {
     return facts.st_dev == output_device_ && facts.st_ino == output_inode_ && S_ISREG(facts.st_mode);
   }
 
-  static void say_error(const std::string& sentence) { say(sentence); }
+  void tell_held_back() {
+    for (const auto& [turn, sentence] : held_back_)
+      if (turn < first_success_) say(sentence);
+    held_back_.clear();
+  }
 
   void tell_stats() {
     sums all;
@@ -215,6 +236,9 @@ class session final : public visitor {
   bool output_is_file_ = false;
   dev_t output_device_ = 0;
   ino_t output_inode_ = 0;
+  std::mutex held_back_mutex_;
+  std::map<std::uint64_t, std::string> held_back_;  // messages of -q by their file's turn
+  std::uint64_t first_success_ = unlimited;
   std::atomic<bool> succeeded_ = false, troubled_ = false, enough_ = false;
 };
 

@@ -55,10 +55,14 @@ using code_ptr = std::unique_ptr<pcre2_code, code_free>;
 using database_ptr = std::unique_ptr<hs_database_t, database_free>;
 using scratch_ptr = std::unique_ptr<hs_scratch_t, scratch_free>;
 
-// Ids in the finder's database: one each, because Hyperscan takes 1700 ms to compile 3,000 strings that share one and
-// 150 ms where they have their own. The lowest bit says whether a hit is certain.
-unsigned finder_id(std::size_t index, bool exact) { return static_cast<unsigned>(index) * 2 + (exact ? 1u : 0u); }
-bool is_exact(unsigned id) { return id & 1; }
+// Ids in the finder's database: one each, because Hyperscan takes 1700 ms to compile 3,000 strings that share
+// one and 150 ms where they have their own. The lowest bit says whether a hit is certain.
+unsigned finder_id(std::size_t index, bool exact) {
+  return static_cast<unsigned>(index) * 2 + (exact ? 1u : 0u);
+}
+bool is_exact(unsigned id) {
+  return id & 1;
+}
 
 // A joined pattern longer than this is cut in two: PCRE2's own limit lies at 64 KiB of compiled code.
 constexpr std::size_t joined_bytes_max = 16 * 1024;
