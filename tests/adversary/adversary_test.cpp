@@ -60,6 +60,8 @@ struct ground {
   std::unique_ptr<striker> writers[2];
   std::unique_ptr<readers> watch;
   footprint before;
+  clock::time_point begin = clock::now();
+  int done = 0;  // tests that have a share of the time
   std::uint64_t turn = number_from("STILLMAP_ADVERSARY_TURN", 0);
 
   striker& writer(striker::place place) {
@@ -180,11 +182,21 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
     missing |= seen.skipped;
     report(seen, place);
   };
+  // On a machine that is too slow for the schedule (a sanitizer, other work), threads of this process strike
+  // once.
+  const auto late = begin - here->begin - share * here->done++;
+  const bool behind = late > std::chrono::seconds(10);
+  if (behind)
+    all_tallies().skip(where_->name + ": behind the schedule: fewer combinations with a thread as writer");
   // Leases by another process with both sizes, the rest with one of them in turn.
   std::uint64_t sizes = here->turn / 5 + index;
   for (const striker::place place : {striker::place::process, striker::place::thread}) {
     for (const way how : ways) {
       const bool large = sizes % 2 == 1;
+      if (behind && place == striker::place::thread && how != ways[sizes % 3]) {
+        ++sizes;
+        continue;
+      }
       const bool both = how == way::leased && place == striker::place::process;
       if (both || !large) one(how, place, small_size(kind, sizes / 2));
       if (missing) GTEST_SKIP() << kind.name << " is not to be had on " << where_->name;

@@ -119,7 +119,7 @@ void install_fault_handlers() {
 
 __attribute__((noinline)) bool guarded(void (*body)(void*), void* argument, fault* what) {
   guard here;
-  if (sigsetjmp(here.back, 0) != 0) {
+  if (sigsetjmp(here.back, 1) != 0) {
     *what = here.what;
     return false;
   }
