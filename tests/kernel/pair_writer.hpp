@@ -55,12 +55,12 @@ inline std::string describe(const std::string& bytes) {
  * for 0 to 511 us after 1 to 64 pairs. */
 class pacing {
  public:
-  explicit pacing(std::uint32_t seed) : state_(seed) {}
+  pacing(std::uint32_t seed, int pairs_max) : state_(seed), pairs_max_(pairs_max) {}
   void after_pair() {
     if (left_-- > 0) return;
     const timespec pause{0, static_cast<long>(next() % 512) * 1000};
     nanosleep(&pause, nullptr);
-    left_ = static_cast<int>(next() % 64);
+    left_ = static_cast<int>(next() % static_cast<std::uint32_t>(pairs_max_));
   }
 
  private:
@@ -71,8 +71,23 @@ class pacing {
     return state_;
   }
   std::uint32_t state_;
+  int pairs_max_;
   int left_ = 0;
 };
+
+/* Reads the file front to back. Slowly: with a nap half way, which gives the writers all the chance that a
+ * busy machine otherwise denies them. */
+inline void copy_pairs(int fd, bool slowly, std::string* bytes) {
+  constexpr std::size_t half = pair_file_size / 2;
+  for (std::size_t at = 0; at < pair_file_size; at += half) {
+    if (slowly && at > 0) {
+      const timespec nap{0, 100'000};
+      nanosleep(&nap, nullptr);
+    }
+    const ssize_t got = pread(fd, bytes->data() + at, half, static_cast<off_t>(at));
+    if (got != static_cast<ssize_t>(half)) fail("pread");
+  }
+}
 
 class pair_writers {
  public:
@@ -82,7 +97,7 @@ class pair_writers {
           const mapping view(out, pair_file_size, PROT_READ | PROT_WRITE, MAP_SHARED);
           auto& early = *reinterpret_cast<std::atomic<std::uint64_t>*>(view.data() + mapped_pair.early);
           auto& late = *reinterpret_cast<std::atomic<std::uint64_t>*>(view.data() + mapped_pair.late);
-          pacing pace(2463534242);
+          pacing pace(2463534242, 16384);
           for (std::uint64_t number = 1;; ++number) {
             early.store(number);
             late.store(number);
@@ -92,7 +107,7 @@ class pair_writers {
         }),
         written_([&] {
           const descriptor out = opened(path, O_RDWR);
-          pacing pace(88675123);
+          pacing pace(88675123, 128);
           for (std::uint64_t number = 1;; ++number) {
             NEED(pwrite(out, &number, sizeof number, written_pair.early) == sizeof number);
             NEED(pwrite(out, &number, sizeof number, written_pair.late) == sizeof number);
