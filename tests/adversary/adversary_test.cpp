@@ -186,6 +186,10 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
   // once.
   const auto late = begin - here->begin - share * here->done++;
   const bool behind = late > std::chrono::seconds(10);
+  if (late > std::chrono::seconds(40) && (index + GetParam().where) % 2 == 1) {
+    all_tallies().skip(where_->name + ": far behind the schedule: every other writer left out");
+    GTEST_SKIP() << "far behind the schedule";
+  }
   if (behind)
     all_tallies().skip(where_->name + ": behind the schedule: fewer combinations with a thread as writer");
   // Leases by another process with both sizes, the rest with one of them in turn.
