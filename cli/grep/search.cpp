@@ -36,6 +36,18 @@ std::string_view between(const char* from, const char* to) {
   return {from, static_cast<std::size_t>(to - from)};
 }
 
+// In runs of a fixed length, which the compiler turns into vector code: folders of compressed files live by
+// this.
+void end_lines_at_nul(std::string& text) {
+  const auto ended = [](char c) { return c == '\0' ? '\n' : c; };
+  std::size_t at = 0;
+  for (; at + 64 <= text.size(); at += 64) {
+    char* const run = text.data() + at;
+    for (std::size_t i = 0; i < 64; ++i) run[i] = ended(run[i]);
+  }
+  for (; at < text.size(); ++at) text[at] = ended(text[at]);
+}
+
 // Whole lines, in the steps in which they end.
 struct piece {
   const char* begin;
@@ -126,7 +138,7 @@ class scanner {
     std::string_view text = between(part.begin, part.end);
     if (has_nul) {
       copy_.assign(text);
-      std::replace(copy_.begin(), copy_.end(), '\0', '\n');
+      end_lines_at_nul(copy_);
       text = copy_;
     }
     const bool any = what_.report != report::counts && !what_.invert;
