@@ -438,7 +438,8 @@ TEST(rounds_without_end, leave_no_descriptor_lease_mapping_or_thread_behind) {
   }
   const footprint after = take_footprint();
   EXPECT_LE(after.descriptors, middle.descriptors + 1) << describe_descriptors();
-  EXPECT_LE(after.mappings, middle.mappings + 8);
+  // A sanitizer maps memory of its own as it goes.
+  EXPECT_LE(after.mappings, middle.mappings + (sanitized ? 40 : 8));
   EXPECT_LE(after.threads, middle.threads);
   expect_nothing_left();
 }
