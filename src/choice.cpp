@@ -147,7 +147,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
     leased("if no copy can be had");
   } else {
     sealed();
-    leased("large: the file's own pages, no copy");
+    leased(wanted.backing == STILL_LEASED ? "insisted on" : "large: the file's own pages, no copy");
     copied(!sized                           ? "read to its end"
            : wanted.backing == STILL_COPIED ? "insisted on"
                                             : "where no mapping can be guarded");

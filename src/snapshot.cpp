@@ -62,16 +62,19 @@ bool stamps_prove(const facts& known) noexcept {
           known.system == file_system::btrfs);
 }
 
-// A descriptor of our own for the caller's file: a duplicate would share its offset, signal and lease.
-descriptor open_anew(int caller_fd, const facts& known) noexcept {
+// A descriptor of our own for the caller's file: a duplicate would share its offset, signal and lease. 0 or
+// -errno.
+long open_anew(int caller_fd, const facts& known, descriptor& into) noexcept {
   char link[32];
   std::snprintf(link, sizeof link, "/proc/self/fd/%d", caller_fd);
-  descriptor own(static_cast<int>(kernel::open_read_only(link, O_NONBLOCK)));
+  const long fd = kernel::open_read_only(link, O_NONBLOCK);
+  if (fd < 0) return fd;
+  descriptor own(static_cast<int>(fd));
   stamps now;
-  if (!own || read_stamps(own.get(), nullptr, now) != 0 || now.device != known.at_open.device ||
-      now.inode != known.at_open.inode)
-    return {};
-  return own;
+  if (const long error = read_stamps(own.get(), nullptr, now); error != 0) return error;
+  if (now.device != known.at_open.device || now.inode != known.at_open.inode) return -ESTALE;
+  into = std::move(own);
+  return 0;
 }
 
 char* absolute(const char* path) noexcept {
@@ -206,10 +209,11 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   }
   if (const long error = gather(from.fd(), from.known); error != 0) return failed(error_of(error), "statx");
   if (from.known.kind == file_kind::directory) return failed(EISDIR, "a directory has no bytes to hold");
+  long anew = 0;
   if (path == nullptr) {
     const long flags = kernel::file_flags(caller_fd);
     from.known.writable_descriptor = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
-    if (from.known.kind == file_kind::regular) from.file = open_anew(caller_fd, from.known);
+    if (from.known.kind == file_kind::regular) anew = open_anew(caller_fd, from.known, from.file);
     from.known.own_descriptor = static_cast<bool>(from.file);
   }
   std::uint64_t length = 0;
@@ -219,6 +223,9 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   }
 
   from.chosen = choose(from.known, wanted, look_at_machine(from.known, length));
+  // With a descriptor more there would have been a way.
+  if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
+    return failed(error_of(anew), from.chosen.refusal_reason);
   still_snapshot* const one = new (std::nothrow) still_snapshot;
   if (one == nullptr) return failed(ENOMEM, "");
   const char* reason = "";

@@ -139,12 +139,34 @@ long owner_get(int fd, f_owner_ex* into) noexcept {
   return call(SYS_fcntl, fd, F_GETOWN_EX, into);
 }
 
+#if defined(__SANITIZE_THREAD__)
+#define STILLMAP_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define STILLMAP_THREAD_SANITIZER 1
+#endif
+#endif
+#if defined(STILLMAP_THREAD_SANITIZER)
+// ThreadSanitizer remembers accesses by address and forgets them when it sees memory mapped anew: it must see
+// it.
+long map(void* address, std::size_t bytes, int protection, int flags, int fd, std::uint64_t offset) noexcept {
+  if (const call_function function = interposer.load()) {
+    return function(SYS_mmap, {word(address), word(bytes), protection, flags, fd, word(offset)});
+  }
+  void* const result = ::mmap(address, bytes, protection, flags, fd, static_cast<off_t>(offset));
+  return result == MAP_FAILED ? -static_cast<long>(errno) : word(result);
+}
+long unmap(void* address, std::size_t bytes) noexcept {
+  return ::munmap(address, bytes) == 0 ? 0 : -static_cast<long>(errno);
+}
+#else
 long map(void* address, std::size_t bytes, int protection, int flags, int fd, std::uint64_t offset) noexcept {
   return call(SYS_mmap, address, bytes, protection, flags, fd, offset);
 }
 long unmap(void* address, std::size_t bytes) noexcept {
   return call(SYS_munmap, address, bytes);
 }
+#endif
 long move_over(void* from, std::size_t bytes, void* to) noexcept {
   return call(SYS_mremap, from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
 }
