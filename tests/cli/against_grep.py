@@ -96,7 +96,7 @@ options = [[], ["-i"], ["-v", "-c"], ["-w"], ["-c"], ["-l"], ["-L"], ["-n"], ["-
 trees = [path for path in ("/usr/include/linux", "/usr/include/c++", "/usr/share/doc") if os.path.isdir(path)]
 for index, pattern in enumerate(patterns):
     for tree in trees[:1]:
-        for extra in ([], options[index % len(options)], options[(index * 5 + 3) % len(options)]):
+        for extra in (options[index % len(options)], options[(index * 5 + 3) % len(options)]):
             if "-q" in extra or "-C3" in extra or any(o.startswith(("-A", "-B", "-C")) for o in extra):
                 continue  # -q ends anywhere, and sorted groups of context mean nothing
             same([*extra, "-r", "-e", pattern], [tree], ordered=False)
