@@ -121,13 +121,13 @@ void release(held& one) noexcept {
 }
 
 still_state current(const held& one) noexcept {
-  switch (one.hold->word.state()) {
-    case warden::hold_state::private_memory:
+  switch (one.hold->stands_on.load()) {
+    case warden::footing::own:
       return STILL_PRIVATE;
-    case warden::hold_state::lost:
+    case warden::footing::lost:
       return STILL_LOST;
     default:
-      return STILL_SHARED;  // DETACHING too: the file's pages serve until the swap
+      return STILL_SHARED;
   }
 }
 

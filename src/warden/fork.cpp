@@ -72,6 +72,7 @@ void after_fork_in_child() noexcept {
       if (each->word.state() != hold_state::live) continue;
       reserve(each->address, each->bytes);
       each->absent = true;
+      each->stands_on.store(each->bytes == 0 ? footing::own : footing::lost);
       each->word.set(each->bytes == 0 ? hold_state::private_memory : hold_state::lost);
     }
     one.word.set(lease_state::ended);

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 #include "linux/kernel.hpp"
 #include "memory.hpp"
@@ -71,9 +72,6 @@ std::int64_t read_break_time_ns() noexcept {
   const long seconds = std::strtol(text, nullptr, 10);
   return seconds <= 0 ? INT64_MAX : std::int64_t{seconds} * second_ns;
 }
-
-// In hold::detaching: bytes were poisoned.
-detachment* const lost_mark = reinterpret_cast<detachment*>(-1);
 
 class keeper_loop {
  public:
@@ -305,13 +303,12 @@ class keeper_loop {
       forced = late;
     }
     for_each_detaching(one, [&](hold& each) {
-      if (forced) {
+      if (forced && each.bytes > 0) {
         poison(each.address, each.bytes);
+        each.stands_on.store(footing::lost);
         memory::discharge(each.private_bytes.exchange(0));
       }
-      const bool lost = forced || each.detaching == lost_mark;
-      each.detaching = nullptr;
-      each.word.set(lost ? hold_state::lost : hold_state::private_memory);
+      each.word.set(each.stands_on.load() == footing::own ? hold_state::private_memory : hold_state::lost);
       kernel::futex_wake(each.word.futex());
     });
 
@@ -346,7 +343,7 @@ class keeper_loop {
 
   // Throws away what was copied, finished or not.
   static void discard(hold& one) noexcept {
-    detachment* const work = one.detaching;
+    detachment* const work = std::exchange(one.detaching, nullptr);
     if (work == nullptr) return;
     copiers::withdraw(work);
     for (std::uint32_t i = 0; i < work->pieces; ++i) {
@@ -354,7 +351,6 @@ class keeper_loop {
     }
     memory::discharge(work->bytes);
     work->of = nullptr;
-    one.detaching = nullptr;
     copiers::release(work);
   }
 
@@ -367,12 +363,10 @@ class keeper_loop {
 
   // Replaces the mapping by what was copied; poisons what was not, and marks it.
   static void put_in_place(hold& one) noexcept {
-    if (one.bytes == 0) return;
-    detachment* const work = one.detaching;
-    one.detaching = lost_mark;  // until all is well
-    if (work == nullptr) {
-      return poison(one.address, one.bytes);
-    }
+    if (one.bytes == 0) return one.stands_on.store(footing::own);
+    detachment* const work = std::exchange(one.detaching, nullptr);
+    one.stands_on.store(footing::lost);  // until all is well
+    if (work == nullptr) return poison(one.address, one.bytes);
     work->of = nullptr;
     bool whole = true;
     for (std::uint32_t i = 0; i < work->pieces; ++i) {
@@ -383,7 +377,7 @@ class keeper_loop {
     if (whole && kernel::protect(work->replacement, work->bytes, PROT_READ) == 0 &&
         !kernel::failed(kernel::move_over(work->replacement, work->bytes, one.address))) {
       kept = work->bytes;
-      one.detaching = nullptr;
+      one.stands_on.store(footing::own);
     } else {
       copiers::withdraw(work);
       for (std::uint32_t i = 0; i < work->pieces; ++i) kept += rescue(one, *work, i);

@@ -28,6 +28,9 @@
 namespace stillmap::warden {
 
 enum class lease_state : std::uint32_t { free, arming, live, detaching, ended, closing };
+// What a hold's bytes stand on, as readers are told. Set before the lease is released, so that a writer who got
+// through finds it told already; the state follows when the keeper is done with the hold.
+enum class footing : std::uint8_t { file, own, lost };
 enum class hold_state : std::uint32_t {
   unused,
   arming,
@@ -83,6 +86,7 @@ struct hold {
   const std::byte* data = nullptr;  // what readers were given: within, or the static zeros of an empty range
   std::uint64_t budget = 0;         // private memory that a detach may take
   std::atomic<std::uint64_t> private_bytes{0};
+  std::atomic<footing> stands_on{footing::file};
   bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
   // What a later open must ask for to share this mapping.
@@ -94,7 +98,7 @@ struct hold {
   } asked;
   std::uint32_t owners = 0;  // guarded by table::mutex
 
-  detachment* detaching = nullptr;  // the keeper's
+  detachment* detaching = nullptr;  // the keeper's: memory being filled, or nullptr where there is none
 };
 
 // One leased file.

@@ -24,6 +24,7 @@ void clear(hold& one) noexcept {
   one.data = nullptr;
   one.absent = false;
   one.private_bytes.store(0);
+  one.stands_on.store(footing::file);
   one.asked = {};
   one.owners = 1;
 }

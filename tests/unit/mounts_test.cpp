@@ -48,8 +48,13 @@ TEST_F(OverlayUpper, IsRecognisedThroughABindMountOfAFolderBelowIt) {
   ::mkdir(inner.c_str(), 0755);
   ::mkdir(bound.c_str(), 0755);
   if (::mount(inner.c_str(), bound.c_str(), nullptr, MS_BIND, nullptr) != 0) GTEST_SKIP() << "no bind mounts";
-  ::usleep(50'000);  // the mount table may be remembered for some milliseconds
-  EXPECT_TRUE(below(bound + "/file"));
+  // The mount table may be remembered for a hundred times what reading it took.
+  bool seen = false;
+  for (int i = 0; i < 200 && !seen; ++i) {
+    seen = below(bound + "/file");
+    if (!seen) ::usleep(10'000);
+  }
+  EXPECT_TRUE(seen);
   ::umount2(bound.c_str(), MNT_DETACH);
 }
 

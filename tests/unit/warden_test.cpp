@@ -36,11 +36,14 @@ long real(long number, const long (&a)[6]) {
   return result == -1 ? -static_cast<long>(errno) : result;
 }
 
-// What stands in for the kernel: nothing, or an answer.
-std::function<bool(long number, const long (&arguments)[6], long& answer)> stand_in;
+// What stands in for the kernel: nothing, or an answer. Never freed: a thread of the library may be in it
+// still.
+using stand_in = std::function<bool(long number, const long (&arguments)[6], long& answer)>;
+std::atomic<const stand_in*> standing_in{nullptr};
 long interposed(long number, const long (&arguments)[6]) {
   long answer = 0;
-  return stand_in && stand_in(number, arguments, answer) ? answer : real(number, arguments);
+  const stand_in* const answers = standing_in.load();
+  return answers != nullptr && (*answers)(number, arguments, answer) ? answer : real(number, arguments);
 }
 
 bool is_release(long number, const long (&a)[6]) {
@@ -59,6 +62,7 @@ class Warden : public testing::Test {
     charged_before_ = memory::charged();
   }
   void TearDown() override {
+    standing_in.store(nullptr);
     kernel::interpose(nullptr);
     if (snapshot_ != nullptr) still_close(snapshot_);
     EXPECT_EQ(memory::charged(), charged_before_);
@@ -79,8 +83,8 @@ class Warden : public testing::Test {
   }
   // From now on calls meet `answers` first. Set before the writer comes; tests wait for the writer before
   // they take it away.
-  void answer(std::function<bool(long, const long (&)[6], long&)> answers) {
-    stand_in = std::move(answers);
+  void answer(stand_in answers) {
+    standing_in.store(new stand_in(std::move(answers)));
     kernel::interpose(interposed);
   }
   // Overwrites the file from a child process; returns when it is through.
