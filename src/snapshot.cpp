@@ -77,23 +77,23 @@ long open_anew(int caller_fd, const facts& known, descriptor& into) noexcept {
   return 0;
 }
 
-char* absolute(const char* path) noexcept {
-  const std::size_t length = std::strlen(path);
-  if (path[0] == '/') {
-    char* const copy = static_cast<char*>(std::malloc(length + 1));
-    if (copy != nullptr) std::memcpy(copy, path, length + 1);
-    return copy;
+// The path from the root, as it stands now. 0 or an error number.
+int absolute(const char* path, char*& into) noexcept {
+  char folder[4096] = "";
+  std::size_t folder_length = 0;
+  if (path[0] != '/') {
+    const long used = kernel::current_directory(folder, sizeof folder - 1);  // with its NUL
+    // A folder that is too deep for the call, or gone: the snapshot is as one opened by descriptor.
+    if (used <= 0) return 0;
+    folder_length = static_cast<std::size_t>(used);
+    folder[folder_length - 1] = '/';
   }
-  char folder[4096];
-  const long used = kernel::current_directory(folder, sizeof folder);  // with its NUL
-  if (used <= 0) return nullptr;
-  const auto folder_length = static_cast<std::size_t>(used);
-  char* const whole = static_cast<char*>(std::malloc(folder_length + length + 1));
-  if (whole == nullptr) return nullptr;
-  std::memcpy(whole, folder, folder_length);
-  whole[folder_length - 1] = '/';
-  std::memcpy(whole + folder_length, path, length + 1);
-  return whole;
+  const std::size_t length = std::strlen(path);
+  into = static_cast<char*>(std::malloc(folder_length + length + 1));
+  if (into == nullptr) return ENOMEM;
+  std::memcpy(into, folder, folder_length);
+  std::memcpy(into + folder_length, path, length + 1);
+  return 0;
 }
 
 const char* remedy_for(int error, const request& wanted, const facts& known) noexcept {
@@ -213,7 +213,10 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   if (path == nullptr) {
     const long flags = kernel::file_flags(caller_fd);
     from.known.writable_descriptor = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
-    if (from.known.kind == file_kind::regular) anew = open_anew(caller_fd, from.known, from.file);
+    if (from.known.kind != file_kind::stream) anew = open_anew(caller_fd, from.known, from.file);
+    // What has no size is read from its start, which must not move the caller's offset.
+    if (anew != 0 && from.known.kind != file_kind::regular)
+      return failed(error_of(anew), "the descriptor could not be opened anew");
     from.known.own_descriptor = static_cast<bool>(from.file);
   }
   std::uint64_t length = 0;
@@ -231,15 +234,15 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   const char* reason = "";
   int error = walk(from, *one, reason);
   if (record != nullptr) *record = {from.known, from.chosen};
-  if (error == 0 && path != nullptr && (one->path = absolute(path)) == nullptr) {
-    one->by->release(one->held);
-    error = ENOMEM;
+  if (error == 0 && path != nullptr) {
+    if ((error = absolute(path, one->path)) != 0) one->by->release(one->held);
   }
   if (error != 0) {
     delete one;
     return failed(error, reason, error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING);
   }
   one->asked = wanted;
+  one->never_changes = from.known.sealed_memory || from.known.verity;
   one->proof_by_stamps = one->held.stamped && stamps_prove(from.known) && one->held.when >= STILL_VERIFIED;
   *out = one;
   return 0;
@@ -277,10 +280,7 @@ bool has_changed(const still_snapshot& one) noexcept {
 
 // Equal stamps, taken while no writer was there, prove equal bytes: any later store moves the change time.
 bool identity_is_exact(const still_snapshot& one) noexcept {
-  if (one.how == STILL_SEALED) return true;
-  if (one.held.when != STILL_POINT_IN_TIME || !one.held.stamped) return false;
-  if (one.proof_by_stamps) return true;
-  return one.how == STILL_LEASED && warden::is_whole(*one.held.hold);
+  return one.never_changes || (one.held.when == STILL_POINT_IN_TIME && one.proof_by_stamps);
 }
 
 }  // namespace stillmap

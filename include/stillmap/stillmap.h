@@ -157,7 +157,8 @@ STILL_API still_snapshot* still_share(still_snapshot* snapshot);
 
 /* 0 only where it is proved that the path still names this inode and that its bytes are the snapshot's:
  * sealed; or the lease held unbroken and the size equal; or stamps equal on ext4, XFS and btrfs where the
- * snapshot is at least VERIFIED. Otherwise 1. Opened by descriptor: the path question is left out.
+ * snapshot is at least VERIFIED. Otherwise 1. Opened by descriptor: the path question is left out, and a copy
+ * always answers 1, for nothing of the file is kept to ask.
  * Cost: three to six system calls. */
 STILL_API int still_changed(const still_snapshot* snapshot);
 
@@ -186,9 +187,9 @@ enum {
   STILL_ADVISE_HUGEPAGE = 5
 };
 
-/* madvise(2) that is right whatever keeps the bytes, and that is given again after a detach (sequential,
- * random). length 0: to the end. A hint: where the kernel cannot take it, 0 all the same, except POPULATE,
- * which returns the error (EFAULT where the file was truncated under its lease). */
+/* madvise(2) that is right whatever keeps the bytes. length 0: to the end. A hint: where the kernel cannot take it,
+ * or where it has nothing left to do (private memory needs no readahead), 0 all the same; except POPULATE (Linux
+ * 5.14), which returns the error (EFAULT where the file was truncated under its lease). */
 STILL_API int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int advice);
 
 /* Bytes of private memory that this snapshot holds now: 0 while the file's own pages serve. */

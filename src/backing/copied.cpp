@@ -63,13 +63,14 @@ void drop(held& into) noexcept {
 }
 
 // One attempt at a file with a size.
-enum class attempt : std::uint8_t { taken, changed, writer, failed };
+enum class attempt : std::uint8_t { taken, changed, no_lease, failed };
 
 struct copier {
   opening& from;
   held& into;
   taking error;
   std::size_t done = 0;
+  taking lease_obstacle = {};  // why there is no lease
 
   attempt fails(taking what) noexcept {
     error = what;
@@ -88,11 +89,21 @@ struct copier {
     return done == length ? attempt::taken : attempt::changed;
   }
 
+  attempt without_lease(taking why) noexcept {
+    lease_obstacle = why;
+    return attempt::no_lease;
+  }
+
   attempt under_lease() noexcept {
     const int fd = from.fd();
     const pid_t keeper = warden::keeper();
-    if (keeper == 0 || kernel::owner_set(fd, keeper) != 0 || kernel::lease_set(fd, F_RDLCK) != 0)
-      return attempt::writer;
+    if (keeper == 0) return without_lease({ENOMEM, "no lease: the warden's threads could not be started"});
+    long refused = kernel::owner_set(fd, keeper);
+    if (refused == 0) refused = kernel::lease_set(fd, F_RDLCK);
+    if (refused == -EAGAIN)
+      return without_lease({STILL_ERROR_BUSY_WRITER, "no lease: somebody has it open for writing"});
+    if (refused != 0)
+      return without_lease({STILL_ERROR_UNSUPPORTED, "no lease: refused (see fs.leases-enable)"});
     attempt result = attempt::changed;
     if (read_stamps(fd, nullptr, into.taken) == 0) result = read(into.taken.size);
     // 0 proves that the lease stood until now; EAGAIN, that a writer was let through meanwhile. A change of
@@ -131,10 +142,10 @@ struct copier {
 };
 
 taking take_sized(opening& from, held& into) noexcept {
-  copier work{from, into, {}, 0};
+  copier work{from, into, {}, 0, {}};
   const still_consistency require = from.wanted.require;
   const int attempts = require == STILL_TORN ? attempts_torn_max : attempts_max;
-  bool writer = false, try_lease = from.chosen.copy_may_lease;
+  bool try_lease = from.chosen.copy_may_lease;
   const auto done = [&](std::size_t length, bool stamped) {
     finish(into, length, from.wanted);
     into.stamped = stamped;
@@ -144,11 +155,10 @@ taking take_sized(opening& from, held& into) noexcept {
     // A writer who comes and goes: give it ever more time.
     if (i > 1) kernel::sleep(std::int64_t{100'000} << i);
     if (!from.chosen.stamps_are_fine && i > 0) kernel::sleep(stamp_grain_ns);
-    attempt result = attempt::writer;
+    attempt result = attempt::no_lease;
     if (try_lease) result = work.under_lease();
-    if (result == attempt::writer) {
+    if (result == attempt::no_lease) {
       try_lease = false;
-      writer = from.chosen.copy_may_lease;
       if (from.chosen.copy_witness == witness::none || require == STILL_POINT_IN_TIME) {
         if (from.chosen.copy_witness != witness::nature) break;
       }
@@ -172,10 +182,9 @@ taking take_sized(opening& from, held& into) noexcept {
     }
   }
   drop(into);
-  if (writer && (require == STILL_POINT_IN_TIME || from.chosen.copy_witness == witness::none))
-    return {
-        STILL_ERROR_BUSY_WRITER,
-        "no lease: somebody has it open for writing, and a weaker proof is not enough or not to be had here"};
+  if (work.lease_obstacle.error != 0 &&
+      (require == STILL_POINT_IN_TIME || from.chosen.copy_witness == witness::none))
+    return work.lease_obstacle;
   return {STILL_ERROR_CHANGING, "it changed during every attempt to copy it"};
 }
 

@@ -77,21 +77,24 @@ bool take_joining(opening& from, held& into) noexcept {
   warden::joining place;
   if (!place.find(from.known)) return false;
   std::uint64_t length = 0;
-  if (range_of(from.wanted, place.size(), length) != 0) return false;
+  if (range_of(from.wanted, place.under_lease().size, length) != 0) return false;
   const warden::hold::terms asked{from.wanted.offset, length, from.wanted.padding, from.wanted.fork,
                                   from.wanted.access};
   if (warden::hold* const one = place.share(asked)) {
     into.data = one->data;
     into.size = length;
-    settle(into, one, from.known.at_open);
+    if (from.wanted.populate && one->bytes > 0) kernel::advise(one->address, one->bytes, MADV_POPULATE_READ);
+    settle(into, one, place.under_lease());
     return true;
   }
-  if (!place.take() || map_for(*place.slot(), place.fd(), place.size(), from.wanted, into).error != 0)
+  if (!place.take() ||
+      map_for(*place.slot(), place.fd(), place.under_lease().size, from.wanted, into).error != 0)
     return false;
   warden::hold* const one = place.slot();
   one->data = into.data;
+  const stamps taken = place.under_lease();
   if (!place.go_live()) return false;
-  settle(into, one, from.known.at_open);
+  settle(into, one, taken);
   return true;
 }
 

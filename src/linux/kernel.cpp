@@ -87,6 +87,12 @@ long wait_readable(int fd) noexcept {
   pollfd one{fd, POLLIN, 0};
   return call_again(SYS_ppoll, &one, 1, 0, 0, 0);
 }
+long seek(int fd, std::int64_t offset) noexcept {
+  return call(SYS_lseek, fd, offset, SEEK_SET);
+}
+long tell(int fd) noexcept {
+  return call(SYS_lseek, fd, 0, SEEK_CUR);
+}
 long seek_data(int fd) noexcept {
   return call(SYS_lseek, fd, 0, SEEK_DATA);
 }
@@ -128,15 +134,9 @@ long lease_get(int fd) noexcept {
 long signal_set(int fd, int signal) noexcept {
   return call(SYS_fcntl, fd, F_SETSIG, signal);
 }
-long signal_get(int fd) noexcept {
-  return call(SYS_fcntl, fd, F_GETSIG);
-}
 long owner_set(int fd, pid_t thread) noexcept {
   const f_owner_ex owner{F_OWNER_TID, thread};
   return call(SYS_fcntl, fd, F_SETOWN_EX, &owner);
-}
-long owner_get(int fd, f_owner_ex* into) noexcept {
-  return call(SYS_fcntl, fd, F_GETOWN_EX, into);
 }
 
 #if defined(__SANITIZE_THREAD__)

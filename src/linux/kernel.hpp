@@ -21,7 +21,6 @@
 
 struct statx;
 struct statfs;
-struct f_owner_ex;
 
 namespace stillmap::kernel {
 
@@ -36,6 +35,8 @@ long read(int fd, void* into, std::size_t bytes) noexcept;  // once: 0 is the en
 // Until full, end (0, fewer bytes done) or error (-errno; what was done is good all the same).
 long pread(int fd, void* into, std::size_t bytes, std::uint64_t offset, std::size_t& done) noexcept;
 long wait_readable(int fd) noexcept;
+long seek(int fd, std::int64_t offset) noexcept;
+long tell(int fd) noexcept;
 long seek_data(int fd) noexcept;  // lseek(fd, 0, SEEK_DATA): waits for the inode lock
 long stat(int fd, const char* path,
           struct statx* into) noexcept;  // path "" or nullptr: the descriptor itself
@@ -52,9 +53,7 @@ long current_directory(char* into, std::size_t bytes) noexcept;  // length with 
 long lease_set(int fd, int type) noexcept;  // F_RDLCK or F_UNLCK
 long lease_get(int fd) noexcept;
 long signal_set(int fd, int signal) noexcept;
-long signal_get(int fd) noexcept;
 long owner_set(int fd, pid_t thread) noexcept;
-long owner_get(int fd, struct f_owner_ex* into) noexcept;
 
 // Addresses come back as values; -4095 to -1 are errors.
 long map(void* address, std::size_t bytes, int protection, int flags, int fd, std::uint64_t offset) noexcept;

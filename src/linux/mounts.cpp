@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
 #include <new>
 #include <string>
@@ -75,6 +76,7 @@ bool lies_below(std::string_view path, std::string_view folder) {
 struct table {
   std::vector<mount> mounts;
   std::vector<upper> uppers;
+  bool unknown_upper = false;  // there may be one anywhere
 
   // The path within its file system; the mount made last wins where several cover the path.
   std::string within(std::string_view path) const {
@@ -93,8 +95,10 @@ struct table {
   void read() {
     mounts.clear();
     uppers.clear();
+    unknown_upper = false;
     std::vector<std::string> upper_paths;
     const std::string text = read_whole("/proc/self/mountinfo");
+    if (text.empty()) unknown_upper = true;  // no /proc, or no descriptor to read it with
     for (std::string_view rest = text; !rest.empty();) {
       const std::size_t end = rest.find('\n');
       std::string_view line = rest.substr(0, end);
@@ -119,6 +123,8 @@ struct table {
     }
     for (const std::string& path : upper_paths) {
       struct statx found;
+      // mountinfo shows what mount(2) was given: a relative path was relative to its caller's folder.
+      if (path.empty() || path[0] != '/') unknown_upper = true;
       // One that does not resolve belongs to another root: that overlay's files are not ours to see.
       if (kernel::stat(-1, path.c_str(), &found) == 0)
         uppers.push_back({makedev(found.stx_dev_major, found.stx_dev_minor), within(path)});
@@ -149,6 +155,7 @@ bool below_overlay_upper(int fd, std::uint64_t device, std::uint32_t links) noex
     const std::int64_t took = kernel::now_ns() - now;
     shared.read_again_ns = now + took + std::max<std::int64_t>(1'000'000, 100 * took);
   }
+  if (shared.mounts.unknown_upper) return true;
   const bool upper_on_device = [&] {
     for (const upper& one : shared.mounts.uppers)
       if (one.device == device) return true;
@@ -178,21 +185,30 @@ void unlock_mounts_after_fork() noexcept {
 
 loop_facts loop_of(std::uint32_t device_major, std::uint32_t device_minor) noexcept try {
   loop_facts result;
-  for (const char* const form :
-       {"/sys/dev/block/%u:%u/loop/backing_file", "/sys/dev/block/%u:%u/../loop/backing_file"}) {
-    char path[80];
-    std::snprintf(path, sizeof path, form, device_major, device_minor);
-    std::string backing = read_whole(path);
+  // No block device below: erofs mounts a file without a loop device (Linux 6.12).
+  if (device_major == 0) return {.over_file = true, .root_only = false};
+  char device[48];
+  std::snprintf(device, sizeof device, "/sys/dev/block/%u:%u", device_major, device_minor);
+  for (const char* const place : {"/loop/backing_file", "/../loop/backing_file"}) {
+    std::string backing = read_whole((std::string(device) + place).c_str());
     if (backing.empty()) continue;
     result.over_file = true;
     while (!backing.empty() && backing.back() == '\n') backing.pop_back();
     struct statx found;
     result.root_only = kernel::stat(-1, backing.c_str(), &found) == 0 && found.stx_uid == 0 &&
                        (found.stx_mode & (S_IWGRP | S_IWOTH)) == 0;
-    break;
+    return result;
+  }
+  // Device mapper and the like: over a file if one of the devices below may be.
+  std::error_code ec;
+  for (const auto& below : std::filesystem::directory_iterator(std::string(device) + "/slaves", ec)) {
+    const std::filesystem::path& path = below.path();
+    if (std::filesystem::exists(path / "loop", ec) || std::filesystem::exists(path / "../loop", ec) ||
+        !std::filesystem::is_empty(path / "slaves", ec) || ec)
+      return {.over_file = true, .root_only = false};
   }
   return result;
-} catch (const std::bad_alloc&) {
+} catch (const std::exception&) {
   return {.over_file = true, .root_only = false};
 }
 

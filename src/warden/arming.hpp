@@ -53,7 +53,7 @@ class joining {
   hold* share(const hold::terms& asked) noexcept;  // another owner of an equal one, or nullptr
   bool take() noexcept;
   int fd() const noexcept { return lease_->fd; }
-  std::uint64_t size() const noexcept { return lease_->size; }
+  const stamps& under_lease() const noexcept { return lease_->taken; }
   hold* slot() const noexcept { return hold_; }
   bool go_live() noexcept;
 

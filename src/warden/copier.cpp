@@ -25,7 +25,7 @@ namespace {
 constexpr int active_usual = 2;  // from 16 MiB a second one pays
 constexpr int active_max = 15;
 constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece of 16 MiB takes 2 to 4 ms
-constexpr std::size_t closes_max = 256;
+constexpr std::size_t closes_max = 1024;
 
 // Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a
 // lease.
@@ -34,18 +34,23 @@ struct pool {
   std::condition_variable work;
   detachment* first = nullptr;
   detachment* last = nullptr;
-  int closes[closes_max];
+  struct closing {
+    int fd;
+    std::int64_t mark;
+    std::uint64_t device, inode;
+  } closes[closes_max];
   std::size_t close_count = 0;
+  bool closing_now = false;  // one at a time: it may wait for storage
   int threads = 0, idle = 0;
   int active = 0, active_allowed = active_usual;
   std::int64_t progress_ns = 0;  // when a piece was finished last, or work came to an empty queue
 };
 
-// Made anew in a forked child, whose copy may be in any state: never destroyed.
+// Never destroyed; made anew in a forked child, whose copy may be in any state.
 alignas(pool) std::byte place[sizeof(pool)];
-pool* current_pool = new (place) pool;
 pool& the_pool() noexcept {
-  return *current_pool;
+  static pool* const one = new (place) pool;
+  return *one;
 }
 
 std::atomic<detachment*> finished{nullptr};
@@ -105,30 +110,46 @@ void finish_piece(detachment& work, std::uint32_t index) noexcept {
   release(&work);
 }
 
+void* run(void*);
+
+// With the lock held, before a thread goes where it may have to wait: is there one to take its place?
+bool needs_spare(pool& shared) noexcept {
+  const bool needed = shared.idle == 0 && shared.threads <= active_max;
+  if (needed) ++shared.threads;
+  return needed;
+}
+void start_spare(pool& shared) noexcept {
+  if (start_thread(run, "stillmap-copier")) return;
+  const std::lock_guard lock(shared.mutex);
+  --shared.threads;
+}
+
 void* run(void*) {
   pool& shared = the_pool();
   std::unique_lock lock(shared.mutex);
   for (;;) {
-    if (shared.close_count > 0) {
-      const int fd = shared.closes[--shared.close_count];
-      lock.unlock();
-      kernel::close(fd);
-      lock.lock();
-    } else if (shared.first != nullptr && shared.active < shared.active_allowed) {
+    if (shared.first != nullptr && shared.active < shared.active_allowed) {
       std::uint32_t index = 0;
       detachment* const work = take_piece(shared, index);
       ++shared.active;
-      const bool spare = shared.idle > 0 || shared.threads > active_max;
-      if (!spare) ++shared.threads;
+      const bool spare = needs_spare(shared);
       lock.unlock();
-      const bool failed = !spare && !start_thread(run, "stillmap-copier");
+      if (spare) start_spare(shared);
       copy(*work, index);
       finish_piece(*work, index);
       lock.lock();
-      if (failed) --shared.threads;
       --shared.active;
       shared.active_allowed = std::max(active_usual, shared.active_allowed - 1);
       shared.progress_ns = kernel::now_ns();
+    } else if (shared.close_count > 0 && !shared.closing_now) {
+      const pool::closing one = shared.closes[--shared.close_count];
+      shared.closing_now = true;
+      const bool spare = needs_spare(shared);
+      lock.unlock();
+      if (spare) start_spare(shared);
+      if (is_marked(one.fd, one.mark, one.device, one.inode)) kernel::close(one.fd);
+      lock.lock();
+      shared.closing_now = false;
     } else {
       ++shared.idle;
       shared.work.wait(lock);
@@ -140,13 +161,22 @@ void* run(void*) {
 }  // namespace
 
 bool start() noexcept {
+  // A handler that ran here and opened a leased file for writing would keep the keeper from the mutex.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
   pool& shared = the_pool();
-  const std::lock_guard lock(shared.mutex);
-  while (shared.threads <= active_usual) {  // and the spare one
-    if (!start_thread(run, "stillmap-copier")) break;
-    ++shared.threads;
+  bool any = false;
+  {
+    const std::lock_guard lock(shared.mutex);
+    while (shared.threads <= active_usual) {  // and the spare one
+      if (!start_thread(run, "stillmap-copier")) break;
+      ++shared.threads;
+    }
+    any = shared.threads > 0;
   }
-  return shared.threads > 0;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return any;
 }
 
 void enqueue(detachment* work) noexcept {
@@ -182,20 +212,15 @@ void withdraw(detachment* work) noexcept {
   }
 }
 
-void close_later(int fd) noexcept {
+bool close_later(const lease& one) noexcept {
   pool& shared = the_pool();
   {
     const std::lock_guard lock(shared.mutex);
-    if (shared.close_count < closes_max) {
-      shared.closes[shared.close_count++] = fd;
-      fd = -1;
-    }
+    if (shared.close_count == closes_max) return false;
+    shared.closes[shared.close_count++] = {one.fd, one.mark, one.device, one.inode};
   }
-  if (fd >= 0) {
-    kernel::close(fd);  // a storm: better late than leaked
-  } else {
-    shared.work.notify_one();
-  }
+  shared.work.notify_one();
+  return true;
 }
 
 detachment* take_finished() noexcept {
@@ -207,7 +232,8 @@ void release(detachment* work) noexcept {
 }
 
 void forget_after_fork() noexcept {
-  current_pool = new (place) pool;
+  the_pool();
+  new (place) pool;
   finished.store(nullptr);
 }
 

@@ -14,6 +14,7 @@
 
 #include "linux/kernel.hpp"
 #include "linux/mounts.hpp"
+#include "memory.hpp"
 #include "pool.hpp"
 #include "warden/warden.hpp"
 
@@ -35,14 +36,15 @@ bool asks_to_be_carried(const lease& one) noexcept {
 
 void before_fork() noexcept {
   table& all = table::instance();
+  // Locks first: who holds one may be in a handler that waits for a lease, and the keeper must still answer.
+  lock_mounts_for_fork();
+  pool::lock_for_fork();
   all.gate.lock();
   all.mutex.lock();
   for_each_lease([](lease& one) {
     if (one.word.state() == lease_state::live && asks_to_be_carried(one)) one.detach_asked.store(true);
   });
   keeper_thread::pause();
-  pool::lock_for_fork();
-  lock_mounts_for_fork();
 }
 
 void after_fork_in_parent() noexcept {
@@ -54,10 +56,15 @@ void after_fork_in_parent() noexcept {
   all.gate.unlock();
 }
 
-// Never over what another library's handler put there in the meantime: that is theirs now.
-void reserve(std::byte* address, std::size_t bytes) noexcept {
-  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
-  kernel::map(address, bytes, PROT_NONE, flags, -1, 0);
+// Never over what another library's handler put there in the meantime: that is theirs, and the range is ours
+// no more. Of a detach that was under way some pieces may stand there already.
+void reserve(hold& one, bool under_way) noexcept {
+  const int flags =
+      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (under_way ? MAP_FIXED : MAP_FIXED_NOREPLACE);
+  if (kernel::failed(kernel::map(one.address, one.bytes, PROT_NONE, flags, -1, 0))) {
+    one.address += one.bytes;
+    one.bytes = 0;
+  }
 }
 
 void after_fork_in_child() noexcept {
@@ -65,15 +72,18 @@ void after_fork_in_child() noexcept {
   pool::unlock_after_fork();
   for_each_lease([](lease& one) {
     const lease_state state = one.word.state();
-    if (state != lease_state::live && state != lease_state::arming) return;
+    if (state == lease_state::free || state == lease_state::ended) return;
     if (is_ours(one)) kernel::close(one.fd);
     one.fd.store(-1);
     for (hold* each = one.first.load(); each != nullptr; each = each->next.load()) {
-      if (each->word.state() != hold_state::live) continue;
-      reserve(each->address, each->bytes);
+      const hold_state standing = each->word.state();
+      if (standing != hold_state::live && standing != hold_state::detaching) continue;
       each->absent = true;
-      each->stands_on.store(each->bytes == 0 ? footing::own : footing::lost);
-      each->word.set(each->bytes == 0 ? hold_state::private_memory : hold_state::lost);
+      const bool all_in_tail = each->bytes == 0;
+      if (!all_in_tail) reserve(*each, standing == hold_state::detaching);
+      memory::discharge(each->private_bytes.exchange(0));
+      each->stands_on.store(all_in_tail ? footing::own : footing::lost);
+      each->word.set(all_in_tail ? hold_state::private_memory : hold_state::lost);
     }
     one.word.set(lease_state::ended);
   });
@@ -87,9 +97,15 @@ void after_fork_in_child() noexcept {
 }
 
 // As early as can be, so that in the child ours is among the first handlers to run.
-[[gnu::constructor]] void watch_forks() noexcept {
-  pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+[[gnu::constructor]] void watch_early() noexcept {
+  watch_forks();
 }
 
 }  // namespace
+
+void watch_forks() noexcept {
+  static std::atomic<bool> watching{false};
+  if (!watching.exchange(true)) pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
 }  // namespace stillmap::warden

@@ -35,6 +35,7 @@ constexpr std::int64_t copying_poll_ns =
     millisecond_ns;                                     // in case a copier's wake-up met a full signal queue
 constexpr std::int64_t foreign_backoff_ns = second_ns;  // after a signal of the application's own came by
 constexpr std::int64_t foreign_poll_ns = 2 * millisecond_ns;  // ... how often leases are looked at meanwhile
+constexpr std::int64_t paused_poll_ns = 10 * millisecond_ns;  // while a fork is under way
 constexpr std::size_t foreign_max = 64;
 constexpr int drained_max = 4096;
 constexpr std::uint32_t sweep_step = 64;  // leases looked at between two looks for signals
@@ -50,7 +51,7 @@ struct shared_state {
   std::atomic<std::uint32_t> pause_wanted{0};  // futex
   std::atomic<std::uint32_t> paused{0};        // futex
 };
-shared_state shared;
+constinit shared_state shared;
 
 // The signal: near SIGRTMAX, of no use to anybody so far.
 int choose_signal() noexcept {
@@ -77,8 +78,7 @@ class keeper_loop {
  public:
   [[noreturn]] void run() noexcept {
     for (;;) {
-      obey_pause();
-      if (wait()) sweep_from_ = 0;
+      if (obey_pause() || wait()) begin_sweep();
       tick();
       take_finished();
       sweep();
@@ -96,17 +96,17 @@ class keeper_loop {
     const std::int64_t interval = std::max(std::min(break_time_ns_, 45 * second_ns) / 8, 10 * millisecond_ns);
     if (now >= next_poll_ns_ || break_time_ns_ < before) {
       next_poll_ns_ = now + interval;
-      sweep_from_ = 0;
+      begin_sweep();
     }
     next_tick_ns_ = now + std::min({interval, tick_max_ns, std::max<std::int64_t>(next_poll_ns_ - now, 0)});
   }
 
   // True if all leases should be looked at: a signal came, and the queue is empty now.
   bool wait() noexcept {
+    if (sleep_while_idle()) return true;
     if (kernel::now_ns() < foreign_until_ns_) return wait_beside_foreign_signals();
     siginfo_t info;
     long got = kernel::signal_wait(shared.signal, &info, time_to_wait());
-    shared.idle.store(false);
     const bool signalled = got > 0;
     // All of the queue first: one sweep after it, not one a signal.
     for (int taken = 0; got > 0 && taken < drained_max; ++taken) {
@@ -116,18 +116,24 @@ class keeper_loop {
     return signalled;
   }
 
+  // Without a lease no signal is of interest. Sleeps on a futex until one becomes live or a fork wants to go
+  // on: a signal could be lost to a full queue.
+  bool sleep_while_idle() noexcept {
+    if (answering_ != nullptr || table_.live_leases.load() != 0) return false;
+    const std::uint32_t seen = shared.pokes.load();
+    shared.idle.store(true);
+    // Whoever makes a lease live after this sees `idle`, and pokes.
+    const bool asleep = table_.live_leases.load() == 0 && shared.pause_wanted.load() == 0;
+    if (asleep) kernel::futex_wait(shared.pokes, seen, -1);
+    shared.idle.store(false);
+    if (asleep) next_tick_ns_ = next_poll_ns_ = 0;  // all is to be read anew
+    return asleep;
+  }
+
   std::int64_t time_to_wait() noexcept {
     const std::int64_t now = kernel::now_ns();
-    if (sweeping()) return 0;
+    if (sweeping() || (shared.pause_wanted.load() != 0 && answering_ == nullptr)) return 0;
     if (answering_ != nullptr) return copying_poll_ns;
-    if (table_.live_leases.load() == 0) {
-      shared.idle.store(true);
-      // Whoever makes a lease live after this sees `idle` and pokes.
-      if (table_.live_leases.load() == 0 && shared.pause_wanted.load() == 0) {
-        next_tick_ns_ = next_poll_ns_ = now;  // at waking up
-        return -1;
-      }
-    }
     return std::max<std::int64_t>(next_tick_ns_ - now, 0);
   }
 
@@ -172,11 +178,16 @@ class keeper_loop {
     return true;
   }
 
-  bool sweeping() const noexcept { return sweep_from_ < table_.leases_end(); }
+  // A round over all leases, in steps, from wherever the last one was left: one that is asked for again and
+  // again still comes to every lease.
+  void begin_sweep() noexcept { sweep_left_ = table_.leases_end(); }
+  bool sweeping() const noexcept { return sweep_left_ != 0; }
   void sweep() noexcept {
     const std::uint32_t end = table_.leases_end();
-    const std::uint32_t until = std::min(end, sweep_from_ + sweep_step);
-    for (; sweep_from_ < until; ++sweep_from_) look(table_.lease_at(sweep_from_));
+    for (std::uint32_t i = 0; i < sweep_step && sweep_left_ != 0; ++i, --sweep_left_) {
+      if (sweep_at_ >= end) sweep_at_ = 0;
+      look(table_.lease_at(sweep_at_++));
+    }
   }
 
   void look(lease& one) noexcept {
@@ -188,10 +199,24 @@ class keeper_loop {
     } else if (kernel::lease_get(one.fd) != F_RDLCK) {
       answer(one, word, true);
     } else if (one.detach_asked.load()) {
-      answer(one, word, true);
+      one.detach_asked.store(false);
+      if (is_affordable(one)) answer(one, word, true);  // else the child goes without
     } else if (one.word.load() == word) {
       one.seen_ns.store(now, std::memory_order_relaxed);  // read by this thread alone once the lease is live
     }
+  }
+
+  // Whether a detach that nobody forces on us would keep all bytes.
+  static bool is_affordable(const lease& one) noexcept {
+    std::uint64_t bytes = 0;
+    for (const hold* each = one.first.load(); each != nullptr; each = each->next.load())
+      if (each->word.state() == hold_state::live) bytes += each->bytes;
+    if (bytes == 0) return true;
+    if (!memory::charge(bytes, UINT64_MAX)) return false;
+    memory::discharge(bytes);
+    std::byte* const trial = memory::map_private(bytes);
+    if (trial != nullptr) kernel::unmap(trial, bytes);
+    return trial != nullptr;
   }
 
   void answer(lease& one, std::uint32_t seen, bool by_descriptor) noexcept {
@@ -249,7 +274,7 @@ class keeper_loop {
     work->under = &under;
     work->source = one.address;
     work->offset = one.offset;
-    work->wanted_bytes = std::min<std::uint64_t>(one.bytes, under.size - one.offset);
+    work->wanted_bytes = std::min<std::uint64_t>(one.bytes, under.taken.size - one.offset);
     work->replacement = replacement;
     work->bytes = one.bytes;
     work->own_bytes = own_bytes;
@@ -304,7 +329,7 @@ class keeper_loop {
     }
     for_each_detaching(one, [&](hold& each) {
       if (forced && each.bytes > 0) {
-        poison(each.address, each.bytes);
+        poison(each, each.address, each.bytes);
         each.stands_on.store(footing::lost);
         memory::discharge(each.private_bytes.exchange(0));
       }
@@ -318,12 +343,12 @@ class keeper_loop {
         break;
       }
     }
-    one.fd.store(-1);
+    // A number that is another file's now is nobody's to close. Where the queue is full, the last owner
+    // closes.
+    if (!one.by_descriptor || copiers::close_later(one)) one.fd.store(-1);
     table_.live_leases.fetch_sub(1);
-    const bool ours = one.by_descriptor;
     one.word.set(lease_state::ended);
     kernel::futex_wake(one.word.futex());
-    if (ours) copiers::close_later(fd);
   }
 
   template <class Action>
@@ -366,7 +391,7 @@ class keeper_loop {
     if (one.bytes == 0) return one.stands_on.store(footing::own);
     detachment* const work = std::exchange(one.detaching, nullptr);
     one.stands_on.store(footing::lost);  // until all is well
-    if (work == nullptr) return poison(one.address, one.bytes);
+    if (work == nullptr) return poison(one, one.address, one.bytes);
     work->of = nullptr;
     bool whole = true;
     for (std::uint32_t i = 0; i < work->pieces; ++i) {
@@ -408,64 +433,68 @@ class keeper_loop {
     if (good > 0 &&
         (kernel::protect(from, good, PROT_READ) != 0 || kernel::failed(kernel::move_over(from, good, to)))) {
       kernel::unmap(from, good);
-      poison(to, good);
+      poison(one, to, good);
       if (good < bytes) kernel::unmap(from + good, bytes - good);
-      if (good < bytes) poison(to + good, bytes - good);
+      if (good < bytes) poison(one, to + good, bytes - good);
       return 0;
     }
     if (good < bytes) {
-      poison(to + good, bytes - good);
+      poison(one, to + good, bytes - good);
       if (mine) kernel::unmap(from + good, bytes - good);
     }
     return good;
   }
 
-  // No access from now on, and no file behind it. Where the kernel has no room for another mapping, taking
-  // the access away from the one that stands does as well.
-  static void poison(std::byte* address, std::size_t bytes) noexcept {
+  // No access from now on, and no file behind it. Where the kernel has no room for one more mapping, the
+  // access to all of the hold goes, for that splits none; at worst the range itself. The lease is released
+  // after this.
+  static void poison(hold& one, std::byte* address, std::size_t bytes) noexcept {
     constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    if (kernel::failed(kernel::map(address, bytes, PROT_NONE, flags, -1, 0)))
-      kernel::protect(address, bytes, PROT_NONE);
+    if (!kernel::failed(kernel::map(address, bytes, PROT_NONE, flags, -1, 0))) return;
+    if (kernel::protect(one.address, one.bytes, PROT_NONE) != 0) kernel::unmap(one.address, one.bytes);
   }
 
-  // Fork waits here until nothing is under way.
-  void obey_pause() noexcept {
-    while (shared.pause_wanted.load() != 0 && answering_ == nullptr) {
-      bool asked = false;
+  // Fork goes on once nothing is under way and what asked to be carried is private. The keeper goes on
+  // looking all the same: glibc takes locks after our handler, whose holders may wait for a lease. True where
+  // it waited.
+  bool obey_pause() noexcept {
+    if (shared.pause_wanted.load() == 0) {
+      if (shared.paused.exchange(0) != 0) kernel::futex_wake(shared.paused);
+      return false;
+    }
+    if (answering_ != nullptr) return false;
+    if (shared.paused.load() == 0) {
       const std::uint32_t end = table_.leases_end();
       for (std::uint32_t i = 0; i < end; ++i) {
         lease& one = table_.lease_at(i);
-        if (one.detach_asked.load() && one.word.state() == lease_state::live) {
-          look(one);
-          asked = true;
-        }
+        if (one.detach_asked.load() && one.word.state() == lease_state::live) look(one);
       }
-      if (asked || answering_ != nullptr) return;
+      if (answering_ != nullptr) return false;
       shared.paused.store(1);
       kernel::futex_wake(shared.paused);
-      while (shared.pause_wanted.load() != 0) kernel::futex_wait(shared.pause_wanted, 1, -1);
-      shared.paused.store(0);
-      kernel::futex_wake(shared.paused);
     }
+    kernel::futex_wait(shared.pause_wanted, 1, paused_poll_ns);
+    return true;
   }
 
   table& table_ = table::instance();
   std::int64_t break_time_ns_ = 45 * second_ns;  // as last read
   std::int64_t next_tick_ns_ = 0, next_poll_ns_ = 0;
-  std::uint32_t sweep_from_ = UINT32_MAX;
+  std::uint32_t sweep_at_ = 0, sweep_left_ = 0;
   lease* answering_ = nullptr;
   std::int64_t foreign_until_ns_ = 0;
   siginfo_t foreign_[foreign_max] = {};
   std::size_t foreign_count_ = 0;
 };
 
-keeper_loop loop;
+// Never destroyed. Made by whoever starts the thread, which may be before this file's own initialisers run.
+alignas(keeper_loop) std::byte loop_place[sizeof(keeper_loop)];
 
 void* run(void*) {
   shared.thread.store(kernel::thread());
   shared.started.store(1);
   kernel::futex_wake(shared.started);
-  loop.run();
+  std::launder(reinterpret_cast<keeper_loop*>(loop_place))->run();
 }
 
 }  // namespace
@@ -483,6 +512,8 @@ pid_t keeper() noexcept {
   if (const pid_t thread = shared.thread.load()) return thread;
   shared.signal.store(choose_signal());
   shared.started.store(0);
+  watch_forks();
+  new (loop_place) keeper_loop;
   if (!start_thread(run, "stillmap-keeper")) return 0;
   while (shared.started.load() == 0) kernel::futex_wait(shared.started, 0, -1);
   return shared.thread.load();
@@ -521,15 +552,14 @@ hold_state settled(const hold& one) noexcept {
   }
 }
 
-bool is_ours(const lease& one) noexcept {
-  const int fd = one.fd.load();
-  f_owner_ex owner;
-  if (kernel::signal_get(fd) != shared.signal || kernel::owner_get(fd, &owner) != 0 ||
-      owner.type != F_OWNER_TID || owner.pid != shared.thread)
-    return false;
+bool is_marked(int fd, std::int64_t mark, std::uint64_t device, std::uint64_t inode) noexcept {
   struct statx found;
-  return kernel::stat(fd, nullptr, &found) == 0 && found.stx_ino == one.inode &&
-         makedev(found.stx_dev_major, found.stx_dev_minor) == one.device;
+  return fd >= 0 && kernel::tell(fd) == mark && kernel::stat(fd, nullptr, &found) == 0 &&
+         found.stx_ino == inode && makedev(found.stx_dev_major, found.stx_dev_minor) == device;
+}
+
+bool is_ours(const lease& one) noexcept {
+  return is_marked(one.fd, one.mark, one.device, one.inode);
 }
 
 namespace keeper_thread {
@@ -552,7 +582,6 @@ void resume() noexcept {
 
 void forget_after_fork() noexcept {
   new (&shared) shared_state;
-  new (&loop) keeper_loop;
 }
 
 }  // namespace keeper_thread

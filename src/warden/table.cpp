@@ -24,7 +24,8 @@ std::size_t table::bucket_of(std::uint64_t device, std::uint64_t inode) noexcept
 
 lease* table::find(std::uint64_t device, std::uint64_t inode, std::uint64_t size) noexcept {
   for (lease* one = buckets_[bucket_of(device, inode)]; one != nullptr; one = one->next_of_hash) {
-    if (one->device == device && one->inode == inode && one->size == size &&
+    // Without holders it is about to be ended by its last one.
+    if (one->holders != 0 && one->device == device && one->inode == inode && one->taken.size == size &&
         one->word.state() == lease_state::live)
       return one;
   }

@@ -25,11 +25,13 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "source.hpp"
+
 namespace stillmap::warden {
 
 enum class lease_state : std::uint32_t { free, arming, live, detaching, ended, closing };
-// What a hold's bytes stand on, as readers are told. Set before the lease is released, so that a writer who got
-// through finds it told already; the state follows when the keeper is done with the hold.
+// What a hold's bytes stand on, as readers are told. Set before the lease is released, so that a writer who
+// got through finds it told already; the state follows when the keeper is done with the hold.
 enum class footing : std::uint8_t { file, own, lost };
 enum class hold_state : std::uint32_t {
   unused,
@@ -46,7 +48,9 @@ enum class hold_state : std::uint32_t {
 template <class State>
 class state_word {
  public:
-  std::uint32_t load() const noexcept { return word_.load(std::memory_order_acquire); }
+  // seq_cst: a joiner makes its hold LIVE and then looks at the lease; the keeper makes the lease DETACHING
+  // and then looks at the holds. One of them must see the other.
+  std::uint32_t load() const noexcept { return word_.load(std::memory_order_seq_cst); }
   State state() const noexcept { return state_of(load()); }
   static State state_of(std::uint32_t word) noexcept { return static_cast<State>(word & 0xff); }
   // From exactly what was seen.
@@ -106,7 +110,10 @@ struct lease {
   state_word<lease_state> word;
   std::atomic<int> fd{-1};
   std::atomic<std::uint64_t> device{0}, inode{0};
-  std::uint64_t size = 0;  // frozen
+  // The offset of the descriptor, which nothing else uses: what tells ours from another with the same number.
+  // Unlike the signal and the owner it outlives a forced break.
+  std::atomic<std::int64_t> mark{0};
+  stamps taken;  // under the lease; its size is the frozen one
   std::atomic<hold*> first{nullptr};
   std::atomic<std::int64_t> seen_ns{0};   // the last moment the lease was seen as F_RDLCK
   std::atomic<bool> hinted{false};        // a signal came while it was still arming

@@ -17,7 +17,10 @@ void unmap(hold& one) noexcept {
   one.bytes = one.tail_bytes = 0;
 }
 
-void clear(hold& one) noexcept {
+// A slot just taken, under the table's mutex.
+hold* cleared(hold* taken) noexcept {
+  if (taken == nullptr) return nullptr;
+  hold& one = *taken;
   one.address = nullptr;
   one.bytes = one.tail_bytes = 0;
   one.offset = 0;
@@ -27,6 +30,14 @@ void clear(hold& one) noexcept {
   one.stands_on.store(footing::file);
   one.asked = {};
   one.owners = 1;
+  return taken;
+}
+
+// Different for every lease, and below what any file system takes for an offset.
+std::int64_t next_mark() noexcept {
+  static std::atomic<std::uint64_t> last{static_cast<std::uint64_t>(kernel::now_ns()) * 0x9e3779b97f4a7c15u};
+  constexpr std::uint64_t marks = std::uint64_t{1} << 33;
+  return static_cast<std::int64_t>(last.fetch_add(1) % marks) + 1;
 }
 
 // Takes slots, growing the table where it is full.
@@ -52,15 +63,14 @@ void end(lease& one) noexcept {
     } else if (state == lease_state::live) {
       if (!one.word.change(word, lease_state::closing)) continue;
       all.live_leases.fetch_sub(1);
-      if (is_ours(one)) {
-        kernel::lease_set(one.fd, F_UNLCK);  // at once: the close may wait for storage
-        kernel::close(one.fd);
-      }
+      if (is_ours(one)) kernel::lease_set(one.fd, F_UNLCK);  // at once: the close may wait for storage
       break;
     } else {
       break;  // ENDED: the keeper released it
     }
   }
+  // After a storm the keeper may have left the descriptor to us.
+  if (is_ours(one)) kernel::close(one.fd);
   const std::lock_guard lock(all.mutex);
   all.give_back(&one);
 }
@@ -73,17 +83,18 @@ long arming::take(int fd, const facts& known) noexcept {
   inside_ = std::shared_lock(all.gate);
   lease_ = take_or_grow(all, [&] { return all.take_lease(); });
   if (lease_ == nullptr) return -ENOMEM;
-  hold_ = take_or_grow(all, [&] { return all.take_hold(lease_); });
+  hold_ = take_or_grow(all, [&] { return cleared(all.take_hold(lease_)); });
   if (hold_ == nullptr) return -ENOMEM;
-  clear(*hold_);
   lease_->fd.store(fd);
   lease_->device = known.at_open.device;
   lease_->inode = known.at_open.inode;
+  lease_->mark = next_mark();
+  if (const long error = kernel::seek(fd, lease_->mark); error < 0) return error;
   if (const long error = kernel::signal_set(fd, signal_number()); error != 0) return error;
   if (const long error = kernel::owner_set(fd, keeper()); error != 0) return error;
   if (const long error = kernel::lease_set(fd, F_RDLCK); error != 0) return error;
   if (const long error = read_stamps(fd, nullptr, stamps_); error != 0) return error;
-  lease_->size = stamps_.size;
+  lease_->taken = stamps_;
   return 0;
 }
 
@@ -144,7 +155,7 @@ hold* joining::share(const hold::terms& asked) noexcept {
   table& all = table::instance();
   const std::lock_guard lock(all.mutex);
   for (hold* each = lease_->first.load(); each != nullptr; each = each->next.load()) {
-    if (each->owners > 0 && each->word.state() == hold_state::live && each->asked == asked) {
+    if (each->word.state() == hold_state::live && each->owners > 0 && each->asked == asked) {
       ++each->owners;
       return each;
     }
@@ -154,10 +165,8 @@ hold* joining::share(const hold::terms& asked) noexcept {
 
 bool joining::take() noexcept {
   table& all = table::instance();
-  hold_ = take_or_grow(all, [&] { return all.take_hold(lease_); });
-  if (hold_ == nullptr) return false;
-  clear(*hold_);
-  return true;
+  hold_ = take_or_grow(all, [&] { return cleared(all.take_hold(lease_)); });
+  return hold_ != nullptr;
 }
 
 bool joining::go_live() noexcept {

@@ -44,8 +44,9 @@ void poke() noexcept;
 // Waits until the hold is not DETACHING any more; its state then.
 hold_state settled(const hold& one) noexcept;
 
-// fcntl on a descriptor that may not be ours any more (an application that closes every descriptor, and opens
-// others): its signal, owner, device and inode say whether it is.
+// Whether a descriptor is the one that bears the mark, or another that an application opened under its number
+// after closing every descriptor. Asked before every F_GETLEASE, F_UNLCK and close.
+bool is_marked(int fd, std::int64_t mark, std::uint64_t device, std::uint64_t inode) noexcept;
 bool is_ours(const lease& one) noexcept;
 
 // After a break, how long the kernel lets a writer wait; INT64_MAX where for ever. Read anew each time.
@@ -91,12 +92,15 @@ namespace copiers {
 bool start() noexcept;
 void enqueue(detachment* work) noexcept;  // never waits for storage
 void watch() noexcept;  // now and then while work is out: lets one more in where all are stuck
-void withdraw(detachment* work) noexcept;  // no piece of it is begun after this
-void close_later(int fd) noexcept;
-detachment* take_finished() noexcept;     // a list through `next`
-void release(detachment* work) noexcept;  // drops a reference
-void forget_after_fork() noexcept;        // in the child: the threads are gone
+void withdraw(detachment* work) noexcept;     // no piece of it is begun after this
+bool close_later(const lease& one) noexcept;  // false: the queue is full
+detachment* take_finished() noexcept;         // a list through `next`
+void release(detachment* work) noexcept;      // drops a reference
+void forget_after_fork() noexcept;            // in the child: the threads are gone
 }  // namespace copiers
+
+// Called once with the first thread; also what makes a static link take fork.cpp in.
+void watch_forks() noexcept;
 
 namespace keeper_thread {
 void forget_after_fork() noexcept;

@@ -65,5 +65,25 @@ TEST_F(OverlayUpper, MayHoldAnotherNameOfAFile) {
   EXPECT_TRUE(below(one));
 }
 
+TEST_F(OverlayUpper, IsTakenToBeAnywhereWhereItsPathIsRelative) {
+  const std::string folder = beside_ + "/relative";
+  for (const char* const name : {"", "/u", "/l", "/w", "/m"}) ::mkdir((folder + name).c_str(), 0755);
+  char before[4096];
+  ASSERT_NE(::getcwd(before, sizeof before), nullptr);
+  ASSERT_EQ(::chdir(folder.c_str()), 0);
+  const int mounted = ::mount("overlay", "m", "overlay", 0, "lowerdir=l,upperdir=u,workdir=w");
+  ASSERT_EQ(::chdir(before), 0);
+  if (mounted != 0) GTEST_SKIP() << "no overlay by relative paths";
+  bool seen = false;
+  for (int i = 0; i < 200 && !seen; ++i) {
+    seen = below(folder + "/u/file");
+    if (!seen) ::usleep(10'000);
+  }
+  EXPECT_TRUE(seen);
+  ::umount2((folder + "/m").c_str(), MNT_DETACH);
+  // The next test starts from a table that has forgotten it.
+  for (int i = 0; i < 200 && below(beside_ + "/file"); ++i) ::usleep(10'000);
+}
+
 }  // namespace
 }  // namespace stillmap

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <stillmap/stillmap.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@
 #include "fault_guard.hpp"
 #include "linux/kernel.hpp"
 #include "memory.hpp"
+#include "settings.hpp"
 
 namespace stillmap {
 namespace {
@@ -320,6 +322,132 @@ TEST_F(Warden, OpensAndClosesInThreadsWhileWritersComeAndGo) {
   EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
 }
 
+TEST_F(Warden, ALeaseThatComesAndGoesInManyThreadsIsEndedOnce) {
+  std::atomic<bool> stop{false};
+  std::atomic<int> opened{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i) {
+    threads.emplace_back([&] {
+      still_options options{};
+      options.size = sizeof options;
+      options.backing = STILL_LEASED;
+      while (!stop) {
+        still_snapshot* one = nullptr;
+        if (still_open(path_.c_str(), &options, &one) != 0) continue;
+        ++opened;
+        still_close(one);
+      }
+    });
+  }
+  const std::int64_t end = kernel::now_ns() + 1'000'000'000;
+  while (opened < 20'000 && kernel::now_ns() < end) ::usleep(1000);
+  stop = true;
+  for (std::thread& each : threads) each.join();
+  EXPECT_GT(opened, 100);
+  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+}
+
+TEST_F(Warden, ALeaseWhoseNumberBecameAnothersOfTheSameFileLeavesThatAlone) {
+  open_leased();
+  int number = -1;
+  for (std::uint32_t i = 0; i < warden::table::instance().leases_end(); ++i) {
+    const warden::lease& one = warden::table::instance().lease_at(i);
+    if (one.word.state() == warden::lease_state::live) number = one.fd;
+  }
+  ASSERT_GE(number, 0);
+  ::close(number);  // as an application does that closes every descriptor
+  still_snapshot* second = nullptr;
+  still_options options{};
+  options.size = sizeof options;
+  options.backing = STILL_LEASED;
+  ASSERT_EQ(still_open(path_.c_str(), &options, &second), 0);
+  const auto* const data = static_cast<const std::byte*>(still_data(second));
+  ASSERT_EQ(data[0], std::byte('a'));
+  still_close(snapshot_);  // must not release the second's lease, whose descriptor may have the same number
+  snapshot_ = nullptr;
+  write_over();
+  for (std::size_t at = 0; at < bytes; at += 4096) ASSERT_EQ(data[at], std::byte('a'));
+  EXPECT_EQ(still_current(second), STILL_PRIVATE);
+  still_close(second);
+}
+
+TEST_F(Warden, AForkWithAFullSignalQueueGoesOn) {
+  open_leased();
+  still_close(snapshot_);
+  snapshot_ = nullptr;
+  ::usleep(50'000);  // so that the keeper sleeps; a shorter sleep makes the test weaker, not wrong
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_SIGPENDING, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &none), 0);
+  const std::int64_t begin = kernel::now_ns();
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  EXPECT_LT(kernel::now_ns() - begin, 2'000'000'000);
+  ::setrlimit(RLIMIT_SIGPENDING, &before);
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+}
+
+TEST_F(Warden, AnswersAWriterWhileAForkIsUnderWay) {
+  open_leased();
+  warden::keeper_thread::pause();  // glibc may wait for its own locks after our handler ran
+  const std::int64_t begin = kernel::now_ns();
+  write_over();
+  EXPECT_LT(kernel::now_ns() - begin, 5'000'000'000);
+  EXPECT_EQ(still_current(snapshot_), STILL_PRIVATE);
+  warden::keeper_thread::resume();
+  EXPECT_EQ(faults(), 0u);
+}
+
+TEST_F(Warden, WhatCannotBeCarriedForWantOfMemoryStaysWhole) {
+  open_leased([](still_options& options) { options.fork = STILL_FORK_CARRY; });
+  const std::uint64_t all_of_it = settings::instance().memory_budget - memory::charged();
+  ASSERT_TRUE(memory::charge(all_of_it, UINT64_MAX));
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(try_read(data_) ? 1 : 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  memory::discharge(all_of_it);
+  EXPECT_EQ(status, 0) << "the child goes without";
+  EXPECT_EQ(still_current(snapshot_), STILL_SHARED);
+  write_over();
+  EXPECT_EQ(faults(), 0u);
+}
+
+TEST_F(Warden, IdentityIsExactOnlyWhereStampsWitnessEveryStore) {
+  open_leased();
+  still_identity_t key{};
+  key.size = sizeof key;
+  ASSERT_EQ(still_identity(snapshot_, &key), 0);
+  EXPECT_EQ(key.exact, 1u);
+  const char* const folder = std::getenv("STILLMAP_TEST_TMPFS");
+  if (folder == nullptr) return;
+  const std::string path = std::string(folder) + "/identity";
+  std::ofstream(path, std::ios::binary) << std::string(1 << 20, 'x');
+  still_snapshot* one = nullptr;
+  ASSERT_EQ(still_open(path.c_str(), nullptr, &one), 0);
+  ASSERT_EQ(still_identity(one, &key), 0);
+  EXPECT_EQ(key.exact, 0u) << "tmpfs: a store may move no stamp";
+  still_close(one);
+  ::unlink(path.c_str());
+}
+
+TEST(OpenByDescriptor, OfAFileInProcReadsAllOfItAndLeavesTheOffsetAlone) {
+  const int fd = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+  char skipped[10];
+  ASSERT_EQ(::read(fd, skipped, sizeof skipped), 10);
+  still_options options{};
+  options.size = sizeof options;
+  options.require = STILL_TORN;
+  still_snapshot* one = nullptr;
+  ASSERT_EQ(still_open_fd(fd, &options, &one), 0) << still_message();
+  EXPECT_EQ(std::string(static_cast<const char*>(still_data(one)), 5), "Name:");
+  EXPECT_EQ(::lseek(fd, 0, SEEK_CUR), 10);
+  still_close(one);
+  ::close(fd);
+}
+
 // Tests that need a short break time: set for their length, and put back.
 class WardenInAHurry : public Warden {
  protected:
@@ -374,7 +502,7 @@ TEST_F(WardenInAHurry, AnswersAnotherLeaseWhileOneHangs) {
   ASSERT_EQ(still_open(other_path.c_str(), &options, &other), 0);
   for (std::uint32_t i = 0; i < warden::table::instance().leases_end(); ++i) {
     const warden::lease& one = warden::table::instance().lease_at(i);
-    if (one.word.state() == warden::lease_state::live && one.size == bytes) hanging_fd = one.fd.load();
+    if (one.word.state() == warden::lease_state::live && one.taken.size == bytes) hanging_fd = one.fd.load();
   }
   ASSERT_NE(hanging_fd, -1);
   std::thread stuck([&] { write_over(); });
