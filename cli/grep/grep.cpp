@@ -5,6 +5,7 @@
 // three flags.
 #include "grep/grep.hpp"
 
+#include "grep/fault.hpp"
 #include "grep/outlet.hpp"
 #include "grep/pattern.hpp"
 #include "grep/search.hpp"
@@ -103,6 +104,7 @@ class session final : public visitor {
       return;
     }
     const std::string_view text{static_cast<const char*>(file.data()), file.size()};
+    const fault_guard guard(text.data(), text.size(), name);
     const outcome result = search(what_, compiled_, *own.means, text, name, named_, idle, output);
     if (from_stdin && start >= 0)
       lseek(STDIN_FILENO, start + static_cast<off_t>(result.read_bytes), SEEK_SET);
@@ -272,6 +274,7 @@ int run(const request& what) {
     named = what.paths.size() > 1;
     for (const root& one : roots) named = named || one.is_folder;
   }
+  tell_faults();
   session all(what, *compiled, named);
   walk(what, roots, all);
   return all.finish();

@@ -433,6 +433,27 @@ TEST_F(Warden, IdentityIsExactOnlyWhereStampsWitnessEveryStore) {
   ::unlink(path.c_str());
 }
 
+// B8, from the library's side; tests/kernel/leaks.cpp shows the device that refuses.
+TEST_F(Warden, SyncedRefusesTheLeaseOfAFileThatCannotBeWrittenBack) {
+  answer([](long number, const long(&)[6], long& result) {
+    result = -ENOSPC;
+    return number == SYS_fdatasync;
+  });
+  still_options options{};
+  options.size = sizeof options;
+  options.flags = STILL_SYNCED;
+  options.backing = STILL_LEASED;
+  EXPECT_EQ(still_open(path_.c_str(), &options, &snapshot_), ENOSPC);
+  EXPECT_EQ(snapshot_, nullptr);
+  options.backing = STILL_AUTO;
+  ASSERT_EQ(still_open(path_.c_str(), &options, &snapshot_), 0) << still_message();
+  EXPECT_EQ(still_how(snapshot_), STILL_COPIED);
+  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  const int fd = ::open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  EXPECT_GE(fd, 0) << "a lease was left behind";
+  ::close(fd);
+}
+
 TEST(OpenByDescriptor, OfAFileInProcReadsAllOfItAndLeavesTheOffsetAlone) {
   const int fd = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
   char skipped[10];
