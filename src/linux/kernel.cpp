@@ -153,6 +153,8 @@ long map(void* address, std::size_t bytes, int protection, int flags, int fd, st
   if (const call_function function = interposer.load()) {
     return function(SYS_mmap, {word(address), word(bytes), protection, flags, fd, word(offset)});
   }
+  // Not a file's: it would take the descriptors that we close for others.
+  if (fd >= 0) return call(SYS_mmap, address, bytes, protection, flags, fd, offset);
   void* const result = ::mmap(address, bytes, protection, flags, fd, static_cast<off_t>(offset));
   return result == MAP_FAILED ? -static_cast<long>(errno) : word(result);
 }

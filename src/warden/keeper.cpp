@@ -390,8 +390,10 @@ class keeper_loop {
   static void put_in_place(hold& one) noexcept {
     if (one.bytes == 0) return one.stands_on.store(footing::own);
     detachment* const work = std::exchange(one.detaching, nullptr);
-    one.stands_on.store(footing::lost);  // until all is well
-    if (work == nullptr) return poison(one, one.address, one.bytes);
+    if (work == nullptr) {
+      poison(one, one.address, one.bytes);
+      return one.stands_on.store(footing::lost);
+    }
     work->of = nullptr;
     bool whole = true;
     for (std::uint32_t i = 0; i < work->pieces; ++i) {
@@ -402,13 +404,13 @@ class keeper_loop {
     if (whole && kernel::protect(work->replacement, work->bytes, PROT_READ) == 0 &&
         !kernel::failed(kernel::move_over(work->replacement, work->bytes, one.address))) {
       kept = work->bytes;
-      one.stands_on.store(footing::own);
     } else {
       copiers::withdraw(work);
       for (std::uint32_t i = 0; i < work->pieces; ++i) kept += rescue(one, *work, i);
     }
     memory::discharge(work->bytes - kept);
     one.private_bytes.store(kept);
+    one.stands_on.store(kept == work->bytes ? footing::own : footing::lost);
     copiers::release(work);
   }
 
