@@ -98,6 +98,11 @@ class keeper_loop {
       next_poll_ns_ = now + interval;
       begin_sweep();
     }
+    // Only after a while without any: a program that opens and closes one file after another should not have
+    // to wake this thread each time.
+    const std::uint32_t opened = table_.opened_leases.load();
+    quiet_ = opened == opened_before_;
+    opened_before_ = opened;
     next_tick_ns_ = now + std::min({interval, tick_max_ns, std::max<std::int64_t>(next_poll_ns_ - now, 0)});
   }
 
@@ -119,7 +124,7 @@ class keeper_loop {
   // Without a lease no signal is of interest. Sleeps on a futex until one becomes live or a fork wants to go
   // on: a signal could be lost to a full queue.
   bool sleep_while_idle() noexcept {
-    if (answering_ != nullptr || table_.live_leases.load() != 0) return false;
+    if (answering_ != nullptr || table_.live_leases.load() != 0 || !quiet_) return false;
     const std::uint32_t seen = shared.pokes.load();
     shared.idle.store(true);
     // Whoever makes a lease live after this sees `idle`, and pokes.
@@ -482,6 +487,8 @@ class keeper_loop {
   table& table_ = table::instance();
   std::int64_t break_time_ns_ = 45 * second_ns;  // as last read
   std::int64_t next_tick_ns_ = 0, next_poll_ns_ = 0;
+  std::uint32_t opened_before_ = 0;  // at the last tick
+  bool quiet_ = false;               // no lease became live between the last two
   std::uint32_t sweep_at_ = 0, sweep_left_ = 0;
   lease* answering_ = nullptr;
   std::int64_t foreign_until_ns_ = 0;
@@ -534,6 +541,7 @@ int signal_number() noexcept {
 
 void note_live(lease& one) noexcept {
   table::instance().live_leases.fetch_add(1);
+  table::instance().opened_leases.fetch_add(1);
   if (shared.idle.load() || one.hinted.load()) poke();
 }
 

@@ -152,7 +152,8 @@ class table {
   lease& lease_at(std::uint32_t index) const noexcept;
   lease* lease_of(int fd) const noexcept;  // the LIVE or ARMING one whose descriptor has this number
 
-  std::atomic<std::uint32_t> live_leases{0};  // LIVE or DETACHING: whether the keeper must poll
+  std::atomic<std::uint32_t> live_leases{0};    // LIVE or DETACHING: whether the keeper must poll
+  std::atomic<std::uint32_t> opened_leases{0};  // ever, modulo 2^32
 
  private:
   static constexpr std::uint32_t chunk_leases = 256, chunks_max = 4096, buckets = 4096;

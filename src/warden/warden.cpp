@@ -55,6 +55,7 @@ auto take_or_grow(table& all, Take take) noexcept {
 // The last holder is gone: ends the lease, whatever state the keeper left it in, and frees its slot.
 void end(lease& one) noexcept {
   table& all = table::instance();
+  bool released = true;
   for (;;) {
     const std::uint32_t word = one.word.load();
     const lease_state state = one.word.state_of(word);
@@ -63,14 +64,17 @@ void end(lease& one) noexcept {
     } else if (state == lease_state::live) {
       if (!one.word.change(word, lease_state::closing)) continue;
       all.live_leases.fetch_sub(1);
-      if (is_ours(one)) kernel::lease_set(one.fd, F_UNLCK);  // at once: the close may wait for storage
+      released = false;
       break;
     } else {
       break;  // ENDED: the keeper released it
     }
   }
   // After a storm the keeper may have left the descriptor to us.
-  if (is_ours(one)) kernel::close(one.fd);
+  if (is_ours(one)) {
+    if (!released) kernel::lease_set(one.fd, F_UNLCK);  // at once: the close may wait for storage
+    kernel::close(one.fd);
+  }
   const std::lock_guard lock(all.mutex);
   all.give_back(&one);
 }
