@@ -89,14 +89,14 @@ def main():
     given = parser.parse_args()
     folder = os.environ.get("STILLMAP_BENCH_DIR")
     with tempfile.TemporaryDirectory(prefix="stillmap-bench.", dir=folder or ".") as scratch:
-        kind = subprocess.run(["stat", "-f", "-c", "%T", scratch], capture_output=True, text=True, check=True).stdout.strip()
+        kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", scratch], capture_output=True, text=True, check=True).stdout.strip()
         scan = run(f"{given.build}/bench_scan", given.repetitions, scratch, given.only)
         wait = run(f"{given.build}/bench_writer_wait", given.repetitions, scratch, given.only)
     page = [
         "# Benchmarks", "",
         "Made by `tools/bench`: Google Benchmark, random interleaving, one run; medians of "
         f"{given.repetitions} repetitions, spread = interquartile range of the noisier of the two compared. "
-        f"Linux {platform.release()}, {os.cpu_count()} cores, {kind.replace('/', ' or ')}, files written in one go, page cache warm.", "",
+        f"Linux {platform.release()}, {os.cpu_count()} cores, {kind}, files written in one go, page cache warm.", "",
         "## Open, add up every byte, close", "", "Microseconds.", "", *scan_page(scan), "",
         "## What a writer waits for a leased snapshot to be detached", "",
         "Milliseconds, from `open(O_WRONLY)` to its return. Without a reserve of memory kept ready.", "", *wait_page(wait), "",
