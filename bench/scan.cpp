@@ -8,22 +8,10 @@
 #include <sys/stat.h>
 #include <stillmap/snapshot.hpp>
 
-#include <functional>
-#include <map>
-#include <memory>
-
 #include "scratch.hpp"
 
 namespace stillmap::bench {
 namespace {
-
-// One file a size for the whole run.
-const scratch_file& file_of(std::int64_t bytes) {
-  static std::map<std::int64_t, std::unique_ptr<scratch_file>> files;
-  auto& file = files[bytes];
-  if (!file) file = std::make_unique<scratch_file>(static_cast<std::uint64_t>(bytes));
-  return *file;
-}
 
 void raw_mmap(benchmark::State& state) {
   const scratch_file& file = file_of(state.range(0));

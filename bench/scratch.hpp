@@ -6,11 +6,14 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -53,6 +56,14 @@ class scratch_file {
   std::string path_;
   std::uint64_t bytes_;
 };
+
+// One file a size for the whole run.
+inline const scratch_file& file_of(std::int64_t bytes) {
+  static std::map<std::int64_t, std::unique_ptr<scratch_file>> files;
+  auto& file = files[bytes];
+  if (!file) file = std::make_unique<scratch_file>(static_cast<std::uint64_t>(bytes));
+  return *file;
+}
 
 // Every byte, eight at a time: cheap enough that the way of getting at them shows.
 inline std::uint64_t sum(const void* data, std::size_t bytes) {

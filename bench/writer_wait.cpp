@@ -9,9 +9,6 @@
 #include <time.h>
 #include <stillmap/snapshot.hpp>
 
-#include <map>
-#include <memory>
-
 #include "scratch.hpp"
 
 namespace stillmap::bench {
@@ -21,13 +18,6 @@ double seconds() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
-
-const scratch_file& file_of(std::int64_t bytes) {
-  static std::map<std::int64_t, std::unique_ptr<scratch_file>> files;
-  auto& file = files[bytes];
-  if (!file) file = std::make_unique<scratch_file>(static_cast<std::uint64_t>(bytes));
-  return *file;
 }
 
 void memcpy_to_fresh_huge_pages(benchmark::State& state) {

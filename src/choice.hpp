@@ -32,7 +32,6 @@ struct request {
 struct machine {
   bool may_lease = true;                   // the file is ours, or CAP_LEASE
   bool lease_room = true;                  // less than a quarter of RLIMIT_NOFILE goes to leases
-  bool warden = true;                      // the keeper runs, or can be started
   bool multigrain_stamps = true;           // Linux 6.13 or later
   std::uint64_t budget_left = UINT64_MAX;  // private memory that the process may still take
 };

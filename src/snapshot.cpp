@@ -211,8 +211,6 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   if (from.known.kind == file_kind::directory) return failed(EISDIR, "a directory has no bytes to hold");
   long anew = 0;
   if (path == nullptr) {
-    const long flags = kernel::file_flags(caller_fd);
-    from.known.writable_descriptor = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
     if (from.known.kind != file_kind::stream) anew = open_anew(caller_fd, from.known, from.file);
     // What has no size is read from its start, which must not move the caller's offset.
     if (anew != 0 && from.known.kind != file_kind::regular)

@@ -54,7 +54,6 @@ struct facts {
   std::uint32_t owner = 0;           // st_uid
   std::uint32_t links = 1;           // st_nlink
   bool own_descriptor = true;        // the descriptor is no other's: opened by us, or opened anew
-  bool writable_descriptor = false;  // the caller's descriptor was opened for writing: a writer itself
   bool sealed_memory = false;        // memfd with F_SEAL_WRITE and F_SEAL_SHRINK
   bool verity = false;               // fs-verity: the kernel refuses every writer for ever
   bool read_only_kind = false;       // squashfs, erofs, iso9660

@@ -217,7 +217,7 @@ typedef struct still_settings {
   uint64_t reserve_bytes;       /* memory kept ready for detaches; none in this version; $STILLMAP_RESERVE_BYTES */
   uint64_t memory_budget;       /* private memory of all snapshots; half of the machine's; $STILLMAP_MEMORY_BUDGET */
   int signal;                   /* real-time signal of the warden; the highest unused one; $STILLMAP_SIGNAL */
-  const char* temporary_folder; /* copied; $STILLMAP_TMPDIR */
+  const char* temporary_folder; /* for ways that need files; none in this version; $STILLMAP_TMPDIR */
 } still_settings;
 
 /* Before the first open; later: EBUSY. */

@@ -118,9 +118,6 @@ long data_sync(int fd) noexcept {
 long seals(int fd) noexcept {
   return call(SYS_fcntl, fd, F_GET_SEALS);
 }
-long file_flags(int fd) noexcept {
-  return call(SYS_fcntl, fd, F_GETFL);
-}
 long current_directory(char* into, std::size_t bytes) noexcept {
   return call(SYS_getcwd, into, bytes);
 }

@@ -46,7 +46,6 @@ long write_back(
     int fd) noexcept;  // sync_file_range: starts and waits for write-back, so that a store moves stamps
 long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
-long file_flags(int fd) noexcept;
 long current_directory(char* into, std::size_t bytes) noexcept;  // length with its NUL
 
 // fcntl(2) "Leases" and "Managing signals"

@@ -97,12 +97,6 @@ const situation situations[] = {
        m.may_lease = false;
      },
      "", STILL_ERROR_UNSUPPORTED, false, witness::none},
-    {"no threads for the warden",
-     [](facts& f, request&, machine& m) {
-       large_on(f, file_system::ext4);
-       m.warden = false;
-     },
-     "C", 0, false},
     {"before multigrain stamps the copy waits for the stamps to age",
      [](facts& f, request&, machine& m) {
        f.at_open.size = 10;
