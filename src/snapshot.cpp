@@ -108,7 +108,8 @@ const char* remedy_for(int error, const request& wanted, const facts& known) noe
                  ? "backing = STILL_AUTO would take another way"
                  : "require = STILL_TORN would accept a copy whose pages may come from different instants";
     case STILL_ERROR_OVER_BUDGET:
-      return "a larger memory_budget, or without STILL_STRICT a lease, would do";
+      return wanted.strict ? "a larger memory_budget would do, or a lease, without STILL_STRICT"
+                           : "a larger memory_budget would do";
     case EMFILE:
       return "raise RLIMIT_NOFILE";
     default:

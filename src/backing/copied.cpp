@@ -3,10 +3,12 @@
 // copied: the bytes are read into private memory. For small files this is cheaper than a mapping, and it
 // works where nothing else does. What is hard is to know which moment the copy shows:
 //
-//   a lease held while reading: no writer got through between F_SETLEASE and an F_UNLCK that says 0: point in
-//   time; stamps, in the order that let no impossible state through (tests/kernel/stamps.cpp): statx,
+// - A lease held while reading: no writer got through between F_SETLEASE and an F_UNLCK that says 0. Point in
+//   time.
+// - Time stamps, in the order that let no impossible state through (tests/kernel/stamps.cpp): statx,
 //   sync_file_range (write-protects mapped pages, so that the next store moves the stamps), lseek(SEEK_DATA)
-//   (waits for a write under way), read, statx: verified; neither: torn.
+//   (waits for a write under way), read, statx. Verified.
+// - Neither: torn.
 #include <errno.h>
 
 #include <algorithm>
@@ -21,8 +23,8 @@ namespace {
 
 constexpr int attempts_max = 8;       // a file rewritten without pause is left alone after that
 constexpr int attempts_torn_max = 2;  // ... sooner where a torn copy will do
-constexpr std::int64_t stamp_grain_ns =
-    20'000'000;  // two ticks at 100 Hz: before multigrain stamps (Linux 6.13)
+// Two ticks at 100 Hz: a stamp younger than that proves nothing before multigrain stamps (Linux 6.13).
+constexpr std::int64_t stamp_grain_ns = 20'000'000;
 
 bool shape(held& into, std::size_t length, const request& wanted) noexcept {
   const std::size_t needed = length + wanted.padding;
@@ -33,9 +35,9 @@ bool shape(held& into, std::size_t length, const request& wanted) noexcept {
     pool::give_back(std::exchange(into.buffer, {}));
   }
   if (needed == 0) return true;
+  // A snapshot's own budget is for its bytes; the process's for what is really taken.
   const std::size_t capacity = pool::capacity_for(needed);
-  if (!memory::charge(capacity, std::max<std::uint64_t>(wanted.memory_budget, length == 0 ? capacity : 0)))
-    return false;
+  if (length > wanted.memory_budget || !memory::charge(capacity, UINT64_MAX)) return false;
   into.charged_bytes = capacity;
   into.buffer = pool::take(needed);
   return static_cast<bool>(into.buffer);
@@ -159,12 +161,11 @@ taking take_sized(opening& from, held& into) noexcept {
     if (try_lease) result = work.under_lease();
     if (result == attempt::no_lease) {
       try_lease = false;
-      if (from.chosen.copy_witness == witness::none || require == STILL_POINT_IN_TIME) {
-        if (from.chosen.copy_witness != witness::nature) break;
-      }
       if (from.chosen.copy_witness == witness::nature) {
         result = work.as_it_is();
         into.when = from.chosen.nature_level;
+      } else if (from.chosen.copy_witness == witness::none || require == STILL_POINT_IN_TIME) {
+        break;
       } else {
         result = work.between_stamps();
       }

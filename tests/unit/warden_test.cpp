@@ -435,6 +435,51 @@ TEST_F(Warden, IdentityIsExactOnlyWhereStampsWitnessEveryStore) {
   ::unlink(path.c_str());
 }
 
+// The file becomes shorter after the library looked at it, and before it has the lease.
+TEST_F(Warden, AFileThatShrinksBeforeTheLeaseIsHeldAsItIsUnderTheLease) {
+  answer([this](long number, const long(&a)[6], long&) {
+    if (number == SYS_fcntl && a[1] == F_SETLEASE && a[2] == F_RDLCK) {
+      EXPECT_EQ(::truncate(path_.c_str(), 10'000), 0);
+    }
+    return false;
+  });
+  for (const still_backing backing : {STILL_LEASED, STILL_COPIED}) {
+    fill('a');
+    still_options options{};
+    options.size = sizeof options;
+    options.backing = backing;
+    still_snapshot* one = nullptr;
+    ASSERT_EQ(still_open(path_.c_str(), &options, &one), 0) << still_message();
+    EXPECT_EQ(still_size(one), 10'000u);
+    EXPECT_EQ(still_when(one), STILL_POINT_IN_TIME);
+    EXPECT_EQ(static_cast<const char*>(still_data(one))[9'999], 'a');
+    still_close(one);
+    fill('a');
+    options.length = 20'000;  // insisted on, and not there any more
+    EXPECT_EQ(still_open(path_.c_str(), &options, &one), ERANGE);
+  }
+  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+}
+
+TEST_F(Warden, WithoutMemoryAnOpenFailsAndLeavesNothing) {
+  for (const still_backing backing : {STILL_LEASED, STILL_COPIED}) {
+    answer([](long number, const long(&a)[6], long& result) {
+      result = -ENOMEM;
+      return number == SYS_mmap && a[1] >= static_cast<long>(bytes);
+    });
+    still_options options{};
+    options.size = sizeof options;
+    options.backing = backing;
+    EXPECT_EQ(still_open(path_.c_str(), &options, &snapshot_), ENOMEM);
+    EXPECT_EQ(snapshot_, nullptr);
+    EXPECT_EQ(memory::charged(), charged_before_);
+    EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+    const int fd = ::open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    EXPECT_GE(fd, 0) << "a lease was left behind";
+    ::close(fd);
+  }
+}
+
 // B8, from the library's side; tests/kernel/leaks.cpp shows the device that refuses.
 TEST_F(Warden, SyncedRefusesTheLeaseOfAFileThatCannotBeWrittenBack) {
   answer([](long number, const long(&)[6], long& result) {
