@@ -143,7 +143,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   if (wanted.backing == STILL_AUTO && copy_first) {
     copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
     sealed();
-    leased("if no copy can be had");
+    leased("no copy could be had");
   } else {
     sealed();
     leased(wanted.backing == STILL_LEASED ? "insisted on" : "large: the file's own pages, no copy");

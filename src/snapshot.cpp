@@ -140,6 +140,11 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
       each.result = outcome::taken;
       into.how = each.backing;
       into.by = by;
+      for (std::size_t later = i + 1; later < from.chosen.count; ++later) {
+        step& unused = from.chosen.steps[later];
+        if (unused.result == outcome::planned)
+          unused = {unused.backing, outcome::passed_over, 0, "not needed"};
+      }
       return 0;
     }
     each.result = outcome::failed;
