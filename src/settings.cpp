@@ -72,6 +72,13 @@ const settings& settings::instance() noexcept {
   return one;
 }
 
+void lock_settings_for_fork() noexcept {
+  mutex.lock();
+}
+void unlock_settings_after_fork() noexcept {
+  mutex.unlock();
+}
+
 int configure(const still_settings& wanted) noexcept try {
   still_settings known{};
   if (const int error = copy_versioned(known, wanted)) return error;

@@ -24,4 +24,7 @@ struct settings {
 // 0, EBUSY after the first open, EINVAL, E2BIG.
 int configure(const still_settings& wanted) noexcept;
 
+void lock_settings_for_fork() noexcept;
+void unlock_settings_after_fork() noexcept;
+
 }  // namespace stillmap

@@ -16,6 +16,7 @@
 #include "linux/mounts.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
+#include "settings.hpp"
 #include "warden/warden.hpp"
 
 namespace stillmap::warden {
@@ -37,6 +38,7 @@ bool asks_to_be_carried(const lease& one) noexcept {
 void before_fork() noexcept {
   table& all = table::instance();
   // Locks first: who holds one may be in a handler that waits for a lease, and the keeper must still answer.
+  lock_settings_for_fork();
   lock_mounts_for_fork();
   pool::lock_for_fork();
   all.gate.lock();
@@ -48,6 +50,7 @@ void before_fork() noexcept {
 }
 
 void after_fork_in_parent() noexcept {
+  unlock_settings_after_fork();
   unlock_mounts_after_fork();
   pool::unlock_after_fork();
   keeper_thread::resume();
@@ -68,6 +71,7 @@ void reserve(hold& one, bool under_way) noexcept {
 }
 
 void after_fork_in_child() noexcept {
+  unlock_settings_after_fork();
   unlock_mounts_after_fork();
   pool::unlock_after_fork();
   for_each_lease([](lease& one) {
