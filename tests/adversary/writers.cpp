@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -222,10 +223,18 @@ strike_result with_insert_range(session& s, std::uint64_t generation) {
   return allocate(s, FALLOC_FL_COLLAPSE_RANGE, "fallocate(COLLAPSE_RANGE)");
 }
 
-// Stores through a shared mapping, front to back.
+// Stores through a shared mapping, front to back: word by word, each seen after the one before. Not memcpy,
+// which stores the first and the last bytes of a block behind its middle; a copy of that very moment would
+// show it.
 void store(std::byte* to, std::span<const std::byte> from) {
-  for (std::size_t at = 0; at < from.size(); at += page_bytes) {
-    std::memcpy(to + at, from.data() + at, std::min<std::size_t>(page_bytes, from.size() - at));
+  std::size_t at = 0;
+  for (std::uint64_t word; at + sizeof word <= from.size(); at += sizeof word) {
+    std::memcpy(&word, from.data() + at, sizeof word);
+    std::atomic_ref(*reinterpret_cast<std::uint64_t*>(to + at)).store(word, std::memory_order_release);
+  }
+  for (; at < from.size(); ++at) {
+    std::atomic_ref(*reinterpret_cast<unsigned char*>(to + at))
+        .store(std::to_integer<unsigned char>(from[at]), std::memory_order_release);
   }
 }
 
