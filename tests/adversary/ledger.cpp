@@ -61,6 +61,14 @@ run cut_word(std::span<const std::byte> piece, std::uint64_t offset, std::option
       part_matches(piece, offset, neighbour->generation)) {
     return {run::kind::stamped, neighbour->generation, offset, end};
   }
+  // A step between two generations may lie at the cut: those beside the neighbour's come before any that
+  // happens to have the same byte there.
+  if (neighbour && neighbour->what == run::kind::stamped) {
+    for (const std::uint64_t g : {neighbour->generation - 1, neighbour->generation + 1}) {
+      if (g >= when.first && g <= when.last && part_matches(piece, offset, g))
+        return {run::kind::stamped, g, offset, end};
+    }
+  }
   const auto is_moved = [&] {
     return distance != 0 && (part_matches(piece, offset + distance, 0) ||
                              (offset >= distance && part_matches(piece, offset - distance, 0)));
