@@ -22,7 +22,7 @@ using namespace stillmap;
 namespace {
 
 int refuse(int error, const char* path, const char* cause) noexcept {
-  return fail({error, path, cause, "", 0, 0});
+  return fail({error, path, cause, "", culprits::none, 0, 0});
 }
 
 int request_from(const still_options* options, const char* path, request& into) noexcept {

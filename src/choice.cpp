@@ -135,6 +135,17 @@ plan choose(const facts& file, const request& wanted, const machine& here,
     build.add(STILL_COPIED, reason);
   };
 
+  const auto unguarded = [&](still_backing backing, const char* reason) {
+    if (wanted.backing != backing) return build.pass(backing, "not protected: only by name");
+    if (!sized) return build.pass(backing, "not a regular file");
+    if (wanted.require > STILL_TORN)
+      return build.pass(backing, "the level required needs protection, and this way has none");
+    if (backing == STILL_COOPERATIVE && !file.own_descriptor)
+      return build.pass(backing,
+                        "the descriptor could not be opened anew, and a lock on it would be the caller's");
+    build.add(backing, reason);
+  };
+
   if (file.kind == file_kind::directory) build.refuse(STILL_ERROR_UNSUPPORTED, "a directory");
 
   // A small file that cannot change is copied all the same, for a read into warm memory is cheaper than a
@@ -151,8 +162,9 @@ plan choose(const facts& file, const request& wanted, const machine& here,
            : wanted.backing == STILL_COPIED ? "insisted on"
                                             : "where no mapping can be guarded");
   }
-  for (const still_backing later :
-       {STILL_CLONED, STILL_PAGED, STILL_SPILLED, STILL_COOPERATIVE, STILL_TRUSTED}) {
+  unguarded(STILL_COOPERATIVE, "insisted on: only peers that take advisory locks are kept out");
+  unguarded(STILL_TRUSTED, "insisted on: nothing protects the bytes");
+  for (const still_backing later : {STILL_CLONED, STILL_PAGED, STILL_SPILLED}) {
     build.pass(later, "not in this version");
     if (wanted.backing == later) build.refuse(STILL_ERROR_UNSUPPORTED, "not in this version");
   }

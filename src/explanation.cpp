@@ -51,7 +51,7 @@ int explain(const char* path, const request& wanted, still_explanation** out) no
   *out = result.release();
   return 0;
 } catch (const std::bad_alloc&) {
-  return fail({ENOMEM, path, "", "", 0, 0});
+  return fail({ENOMEM, path, "", "", culprits::none, 0, 0});
 }
 
 }  // namespace stillmap

@@ -38,16 +38,18 @@ const char* message_of_last_failure() noexcept {
   if (last.what.error == 0) return "";
   if (last.composed) return last.message;
   last.composed = true;
-  std::string writers;
+  const bool locked = last.what.named == culprits::lockers;
+  std::string names;
   try {
-    if (last.what.inode != 0) writers = writers_of(last.what.device, last.what.inode);
+    if (locked) names = lockers_of(last.what.device, last.what.inode);
+    if (last.what.named == culprits::writers) names = writers_of(last.what.device, last.what.inode);
   } catch (const std::bad_alloc&) {
   }
   const failure& what = last.what;
   const bool caused = what.cause[0] != '\0';
-  std::snprintf(last.message, sizeof last.message, "%s: %s%s%s%s%s%s", what.path, words_for(what.error),
-                caused ? ": " : "", what.cause, writers.empty() ? "" : ", opened for writing by ",
-                writers.c_str(), "");
+  const char* const by = names.empty() ? "" : locked ? " by " : ", opened for writing by ";
+  std::snprintf(last.message, sizeof last.message, "%s: %s%s%s%s%s", what.path, words_for(what.error),
+                caused ? ": " : "", what.cause, by, names.c_str());
   if (what.remedy[0] != '\0') {
     const std::size_t used = std::strlen(last.message);
     std::snprintf(last.message + used, sizeof last.message - used, " (%s)", what.remedy);

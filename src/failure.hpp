@@ -8,12 +8,17 @@
 
 namespace stillmap {
 
+// Whom a message names, where they can be found: those who have the file open for writing, or who hold an
+// exclusive advisory lock on it.
+enum class culprits : std::uint8_t { none, writers, lockers };
+
 struct failure {
   int error = 0;
   const char* path = "";                // copied
   const char* cause = "";               // static
   const char* remedy = "";              // static, or ""
-  std::uint64_t device = 0, inode = 0;  // of a file whose writers are worth naming; inode 0: none
+  culprits named = culprits::none;
+  std::uint64_t device = 0, inode = 0;  // of the file
 };
 
 int fail(const failure& what) noexcept;  // returns what.error

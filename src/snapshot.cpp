@@ -28,6 +28,10 @@ const way* way_of(still_backing backing) noexcept {
       return &leased_way;
     case STILL_COPIED:
       return &copied_way;
+    case STILL_COOPERATIVE:
+      return &cooperative_way;
+    case STILL_TRUSTED:
+      return &trusted_way;
     default:
       return nullptr;
   }
@@ -100,6 +104,7 @@ const char* remedy_for(int error, const request& wanted, const facts& known) noe
   switch (error) {
     case STILL_ERROR_BUSY_WRITER:
     case STILL_ERROR_CHANGING:
+      if (wanted.backing == STILL_COOPERATIVE) return "try again once the lock is released";
       return wanted.require == STILL_POINT_IN_TIME && known.system != file_system::tmpfs
                  ? "require = STILL_VERIFIED or STILL_TORN would accept a copy"
                  : "require = STILL_TORN would accept a copy whose pages may come from different instants";
@@ -182,7 +187,9 @@ int read_options(const still_options* options, request& into) noexcept {
   if ((known.flags & ~flags) != 0) return EINVAL;
   if (known.offset + known.length < known.offset) return EOVERFLOW;
   into.backing = known.backing;
-  into.require = known.require != 0 ? known.require : STILL_VERIFIED;
+  // Who names a way without protection need not also say that nothing is proved.
+  const bool unguarded = known.backing == STILL_COOPERATIVE || known.backing == STILL_TRUSTED;
+  into.require = known.require != 0 ? known.require : unguarded ? STILL_TORN : STILL_VERIFIED;
   into.offset = known.offset;
   into.length = known.length;
   into.memory_budget = known.memory_budget != 0 ? known.memory_budget : settings::instance().memory_budget;
@@ -202,10 +209,10 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   from.caller_fd = caller_fd;
   char name[32];
   if (path == nullptr) std::snprintf(name, sizeof name, "descriptor %d", caller_fd);
-  const auto failed = [&](int error, const char* cause, bool name_writers = false) noexcept {
+  const auto failed = [&](int error, const char* cause, culprits named = culprits::none) noexcept {
     const stamps& file = from.known.at_open;
-    return fail({error, path != nullptr ? path : name, cause, remedy_for(error, wanted, from.known),
-                 file.device, name_writers ? file.inode : 0});
+    return fail({error, path != nullptr ? path : name, cause, remedy_for(error, wanted, from.known), named,
+                 file.device, file.inode});
   };
 
   if (path != nullptr) {
@@ -243,7 +250,11 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   }
   if (error != 0) {
     delete one;
-    return failed(error, reason, error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING);
+    const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
+    return failed(error, reason,
+                  !busy                                 ? culprits::none
+                  : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
+                                                        : culprits::writers);
   }
   one->asked = wanted;
   one->never_changes = from.known.sealed_memory || from.known.verity;

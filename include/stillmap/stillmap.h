@@ -60,8 +60,16 @@ typedef enum {
   STILL_COPIED,      /* read into private memory */
   STILL_PAGED,       /* pages fetched once, at first touch; not in this version */
   STILL_SPILLED,     /* a private temporary file; not in this version */
-  STILL_COOPERATIVE, /* by name only: an advisory lock; not in this version */
-  STILL_TRUSTED      /* by name only: no protection; not in this version */
+  STILL_COOPERATIVE, /* by name only: the file's own pages under shared advisory locks, flock(2) and
+                        F_OFD_SETLK, for the snapshot's life. Bytes change, and an access faults, as with
+                        mmap(2), where a peer writes or truncates without taking an exclusive lock first. A
+                        held lock refuses the open (STILL_ERROR_BUSY_WRITER). Keeps one descriptor; an
+                        application that closes it loses the locks; a forked child shares them until it execs,
+                        closes or ends */
+  STILL_TRUSTED /* by name only: the file's own pages, unprotected. Bytes change, and an access faults, as
+                   with mmap(2), whenever anybody writes or truncates. For files that you know nobody will
+                   touch. Neither of the two proves a level: `require` is STILL_TORN where it is not
+                   given, and a higher one is refused */
 } still_backing;
 
 /* What keeps the bytes at this moment. */

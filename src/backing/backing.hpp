@@ -34,10 +34,12 @@ struct held {
   bool stamped = false;  // `taken` belongs to these very bytes
 
   pool::buffer buffer;          // copied
-  std::byte* mapped = nullptr;  // sealed
+  std::byte* mapped = nullptr;  // the file's own pages
   std::size_t mapped_bytes = 0;
   warden::hold* hold = nullptr;     // leased
   std::uint64_t charged_bytes = 0;  // of the memory budget
+  int lock_fd = -1;                 // cooperative: bears the locks
+  std::int64_t lock_mark = 0;       // ... and this offset, which tells that it is ours
 };
 
 // 0, or an error number of the interface with its reason.
@@ -53,7 +55,7 @@ struct way {
   std::uint64_t (*private_bytes)(const held& one) noexcept;
 };
 
-extern const way copied_way, sealed_way, leased_way;
+extern const way copied_way, sealed_way, leased_way, cooperative_way, trusted_way;
 
 // Where the range ends, given the size that the file has now. 0, ERANGE or EOVERFLOW.
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;

@@ -2,48 +2,20 @@
 //
 // sealed: the file cannot change, so its own pages are the snapshot. Nothing to guard, nothing to answer; no
 // descriptor is kept. A read error of the disk still faults, as with any mapping.
-#include "backing/backing.hpp"
-#include "backing/window.hpp"
-#include "memory.hpp"
+#include "backing/mapped.hpp"
 
 namespace stillmap {
 namespace {
 
 taking take(opening& from, held& into) noexcept {
-  std::uint64_t length = 0;
-  if (const int error = range_of(from.wanted, from.known.at_open.size, length)) return {error};
-  window view;
-  if (const long error = map_window(from.fd(), from.wanted.offset, length, from.wanted.padding, view);
-      error != 0)
-    return {error_of(error), "mmap"};
-  if (!memory::charge(view.tail_bytes, from.wanted.memory_budget)) return {STILL_ERROR_OVER_BUDGET};
-  if (from.wanted.populate && view.file_bytes > 0)
-    kernel::advise(view.memory.data(), view.file_bytes, MADV_POPULATE_READ);
-  into.data = view.data;
-  into.size = length;
+  const taking result = map_as_it_is(from, into);
   into.when = STILL_POINT_IN_TIME;
-  into.taken = from.known.at_open;
   into.stamped = true;
-  into.charged_bytes = view.tail_bytes;
-  into.mapped_bytes = view.memory.bytes();
-  into.mapped = view.memory.release();
-  return {};
-}
-
-void release(held& one) noexcept {
-  if (one.mapped != nullptr) kernel::unmap(one.mapped, one.mapped_bytes);
-  memory::discharge(one.charged_bytes);
-}
-
-still_state current(const held&) noexcept {
-  return STILL_SHARED;
-}
-std::uint64_t private_bytes(const held& one) noexcept {
-  return one.charged_bytes;
+  return result;
 }
 
 }  // namespace
 
-const way sealed_way{take, release, current, private_bytes};
+const way sealed_way{take, release_mapping, shared_for_ever, tail_alone};
 
 }  // namespace stillmap

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -120,6 +121,14 @@ long seals(int fd) noexcept {
 }
 long current_directory(char* into, std::size_t bytes) noexcept {
   return call(SYS_getcwd, into, bytes);
+}
+
+long lock_shared(int fd) noexcept {
+  if (const long error = call_again(SYS_flock, fd, LOCK_SH | LOCK_NB); error != 0) return error;
+  struct flock whole {};
+  whole.l_type = F_RDLCK;
+  whole.l_whence = SEEK_SET;
+  return call_again(SYS_fcntl, fd, F_OFD_SETLK, &whole);
 }
 
 long lease_set(int fd, int type) noexcept {

@@ -48,6 +48,9 @@ long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
 long current_directory(char* into, std::size_t bytes) noexcept;  // length with its NUL
 
+// Shared advisory locks on the whole file, flock(2) and F_OFD_SETLK, without waiting; -EAGAIN: refused.
+long lock_shared(int fd) noexcept;
+
 // fcntl(2) "Leases" and "Managing signals"
 long lease_set(int fd, int type) noexcept;  // F_RDLCK or F_UNLCK
 long lease_get(int fd) noexcept;

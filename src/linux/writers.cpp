@@ -7,6 +7,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "linux/kernel.hpp"
@@ -40,18 +41,34 @@ std::string program_name(const std::string& process_folder) {
   return result.empty() ? "process" : result;
 }
 
-bool opened_for_writing(const std::string& process_folder, const char* number) {
+// A line of /proc/PID/fdinfo/N (proc_pid_fdinfo(5)).
+using line_test = bool (*)(const char* line);
+
+bool opened_for_writing(const char* line) {
+  unsigned flags = 0;
+  return std::sscanf(line, "flags: %o", &flags) == 1 && (flags & O_ACCMODE) != O_RDONLY;
+}
+
+// "lock:" lines are as in /proc/locks, but under the descriptor that bears the lock: for one of an open file
+// description /proc/locks names no process.
+bool locked_exclusively(const char* line) {
+  char kind[16], grip[16], type[16];
+  return std::sscanf(line, "lock: %*s %15s %15s %15s", kind, grip, type) == 3 &&
+         std::strcmp(kind, "LEASE") != 0 && std::strcmp(type, "WRITE") == 0;
+}
+
+bool descriptor_shows(const std::string& process_folder, const char* number, line_test wanted) {
   const file info{std::fopen((process_folder + "/fdinfo/" + number).c_str(), "re")};
   if (!info) return false;
   char line[128];
   while (std::fgets(line, sizeof line, info.get()) != nullptr) {
-    unsigned flags = 0;
-    if (std::sscanf(line, "flags: %o", &flags) == 1) return (flags & O_ACCMODE) != O_RDONLY;
+    if (wanted(line)) return true;
   }
   return false;
 }
 
-bool has_descriptor(const std::string& process_folder, std::uint64_t device, std::uint64_t inode) {
+bool has_descriptor(const std::string& process_folder, std::uint64_t device, std::uint64_t inode,
+                    line_test wanted) {
   const folder descriptors{::opendir((process_folder + "/fd").c_str())};
   if (!descriptors) return false;
   while (const dirent* entry = ::readdir(descriptors.get())) {
@@ -59,7 +76,7 @@ bool has_descriptor(const std::string& process_folder, std::uint64_t device, std
     struct statx found;
     if (kernel::stat(-1, (process_folder + "/fd/" + entry->d_name).c_str(), &found) != 0) continue;
     if (found.stx_ino == inode && makedev(found.stx_dev_major, found.stx_dev_minor) == device &&
-        opened_for_writing(process_folder, entry->d_name))
+        descriptor_shows(process_folder, entry->d_name, wanted))
       return true;
   }
   return false;
@@ -81,9 +98,8 @@ bool has_mapping(const std::string& process_folder, std::uint64_t inode) {
   return false;
 }
 
-}  // namespace
-
-std::string writers_of(std::uint64_t device, std::uint64_t inode) {
+// Those with a descriptor of the file that shows `wanted`, or, where `mappings`, a writable mapping of it.
+std::string holders_of(std::uint64_t device, std::uint64_t inode, line_test wanted, bool mappings) {
   std::string names;
   const std::int64_t deadline = kernel::now_ns() + time_max_ns;
   const folder processes{::opendir("/proc")};
@@ -93,8 +109,8 @@ std::string writers_of(std::uint64_t device, std::uint64_t inode) {
     if (!is_number(entry->d_name)) continue;
     if (kernel::now_ns() > deadline || named == named_max) break;
     const std::string process_folder = std::string("/proc/") + entry->d_name;
-    const bool by_descriptor = has_descriptor(process_folder, device, inode);
-    if (!by_descriptor && !has_mapping(process_folder, inode)) continue;
+    const bool by_descriptor = has_descriptor(process_folder, device, inode, wanted);
+    if (!by_descriptor && !(mappings && has_mapping(process_folder, inode))) continue;
     if (!names.empty()) names += ", ";
     if (!by_descriptor) names += "a mapping of ";
     if (std::atoi(entry->d_name) == kernel::process()) {
@@ -105,6 +121,16 @@ std::string writers_of(std::uint64_t device, std::uint64_t inode) {
     ++named;
   }
   return names;
+}
+
+}  // namespace
+
+std::string writers_of(std::uint64_t device, std::uint64_t inode) {
+  return holders_of(device, inode, opened_for_writing, true);
+}
+
+std::string lockers_of(std::uint64_t device, std::uint64_t inode) {
+  return holders_of(device, inode, locked_exclusively, false);
 }
 
 }  // namespace stillmap

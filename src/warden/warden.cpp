@@ -33,13 +33,6 @@ hold* cleared(hold* taken) noexcept {
   return taken;
 }
 
-// Different for every lease, and below what any file system takes for an offset.
-std::int64_t next_mark() noexcept {
-  static std::atomic<std::uint64_t> last{static_cast<std::uint64_t>(kernel::now_ns()) * 0x9e3779b97f4a7c15u};
-  constexpr std::uint64_t marks = std::uint64_t{1} << 33;
-  return static_cast<std::int64_t>(last.fetch_add(1) % marks) + 1;
-}
-
 // Takes slots, growing the table where it is full.
 template <class Take>
 auto take_or_grow(table& all, Take take) noexcept {
@@ -80,6 +73,12 @@ void end(lease& one) noexcept {
 }
 
 }  // namespace
+
+std::int64_t next_mark() noexcept {
+  static std::atomic<std::uint64_t> last{static_cast<std::uint64_t>(kernel::now_ns()) * 0x9e3779b97f4a7c15u};
+  constexpr std::uint64_t marks = std::uint64_t{1} << 33;
+  return static_cast<std::int64_t>(last.fetch_add(1) % marks) + 1;
+}
 
 long arming::take(int fd, const facts& known) noexcept {
   if (!start()) return -ENOMEM;  // no threads

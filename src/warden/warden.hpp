@@ -44,6 +44,9 @@ void poke() noexcept;
 // Waits until the hold is not DETACHING any more; its state then.
 hold_state settled(const hold& one) noexcept;
 
+// Different for every descriptor marked, and below what any file system takes for an offset.
+std::int64_t next_mark() noexcept;
+
 // Whether a descriptor is the one that bears the mark, or another that an application opened under its number
 // after closing every descriptor. Asked before every F_GETLEASE, F_UNLCK and close.
 bool is_marked(int fd, std::int64_t mark, std::uint64_t device, std::uint64_t inode) noexcept;

@@ -29,9 +29,7 @@ std::string planned_ways(const plan& chosen) {
   for (std::size_t i = 0; i < chosen.count; ++i) {
     if (chosen.steps[i].result != outcome::planned) continue;
     if (!text.empty()) text += ' ';
-    text += chosen.steps[i].backing == STILL_SEALED   ? 'S'
-            : chosen.steps[i].backing == STILL_LEASED ? 'L'
-                                                      : 'C';
+    text += "?SLKCPFOT"[chosen.steps[i].backing];  // K: cloned, F: spilled (a file), O: cooperative
   }
   return text;
 }
@@ -291,12 +289,41 @@ const situation situations[] = {
        r.backing = STILL_CLONED;
      },
      "", STILL_ERROR_UNSUPPORTED},
-    {"trusted: not in this version",
+    {"trusted, by name",
+     [](facts& f, request& r, machine&) {
+       f.at_open.size = 10;
+       r.backing = STILL_TRUSTED;
+       r.require = STILL_TORN;
+     },
+     "T"},
+    {"trusted cannot prove a level",
      [](facts& f, request& r, machine&) {
        f.at_open.size = 10;
        r.backing = STILL_TRUSTED;
      },
      "", STILL_ERROR_UNSUPPORTED},
+    {"trusted needs a regular file",
+     [](facts& f, request& r, machine&) {
+       f.kind = file_kind::stream;
+       r.backing = STILL_TRUSTED;
+       r.require = STILL_TORN;
+     },
+     "", STILL_ERROR_UNSUPPORTED, false, witness::nature},
+    {"cooperative, by name, also where no lease is to be had",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::overlay);
+       r.backing = STILL_COOPERATIVE;
+       r.require = STILL_TORN;
+     },
+     "O", 0, false, witness::none},
+    {"cooperative needs a descriptor of its own",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::ext4);
+       f.own_descriptor = false;
+       r.backing = STILL_COOPERATIVE;
+       r.require = STILL_TORN;
+     },
+     "", STILL_ERROR_UNSUPPORTED, false, witness::none},
 };
 
 class Choice : public testing::TestWithParam<situation> {};

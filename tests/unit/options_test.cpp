@@ -40,6 +40,19 @@ TEST(Options, ZeroMeansDefault) {
   EXPECT_EQ(same.require, into.require);
 }
 
+TEST(Options, AWayWithoutProtectionNeedsNoLevelButMayNotClaimOne) {
+  for (const still_backing backing : {STILL_COOPERATIVE, STILL_TRUSTED}) {
+    still_options options = fresh();
+    options.backing = backing;
+    request into;
+    ASSERT_EQ(read_options(&options, into), 0);
+    EXPECT_EQ(into.require, STILL_TORN);
+    options.require = STILL_VERIFIED;
+    ASSERT_EQ(read_options(&options, into), 0);
+    EXPECT_EQ(into.require, STILL_VERIFIED);
+  }
+}
+
 TEST(Options, TooSmallAStructIsInvalid) {
   still_options options = fresh();
   options.size = 0;
@@ -98,7 +111,7 @@ TEST(Range, EndsWhereTheFileDoes) {
 }
 
 TEST(Failure, SaysFileCauseAndRemedy) {
-  fail({STILL_ERROR_CHANGING, "/some/file", "a cause", "a remedy", 0, 0});
+  fail({STILL_ERROR_CHANGING, "/some/file", "a cause", "a remedy", culprits::none, 0, 0});
   const char* const message = message_of_last_failure();
   EXPECT_NE(std::strstr(message, "/some/file"), nullptr);
   EXPECT_NE(std::strstr(message, "a cause"), nullptr);
@@ -107,7 +120,7 @@ TEST(Failure, SaysFileCauseAndRemedy) {
 
 TEST(Failure, KeepsTheEndOfALongPath) {
   const std::string path = std::string(5000, 'x') + "/the-end";
-  fail({ENOENT, path.c_str(), "", "", 0, 0});
+  fail({ENOENT, path.c_str(), "", "", culprits::none, 0, 0});
   EXPECT_NE(std::strstr(message_of_last_failure(), "/the-end"), nullptr);
 }
 
