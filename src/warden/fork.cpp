@@ -95,7 +95,10 @@ void after_fork_in_child() noexcept {
   all.live_leases.store(0);
   keeper_thread::forget_after_fork();
   copiers::forget_after_fork();
-  // Made anew, not unlocked: threads that waited for them are counted in them, and are not here.
+  // Unlocked, for before_fork locked them, and made anew, for threads that waited are counted in them and are
+  // not here.
+  all.mutex.unlock();
+  all.gate.unlock();
   new (&all.mutex) std::mutex;
   new (&all.gate) std::shared_mutex;
 }

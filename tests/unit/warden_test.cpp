@@ -310,7 +310,8 @@ TEST_F(Warden, OpensAndClosesInThreadsWhileWritersComeAndGo) {
       }
     });
   }
-  for (int round = 0; round < 100 || (opened < 50 && round < 100'000); ++round) {
+  // However long that takes: a test that gives up after so many rounds would measure the scheduler.
+  for (int round = 0; round < 100 || opened < 50; ++round) {
     const int fd = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_GE(fd, 0);
     const std::string content(4096 * 4, static_cast<char>('a' + round % 26));
@@ -320,7 +321,6 @@ TEST_F(Warden, OpensAndClosesInThreadsWhileWritersComeAndGo) {
   stop = true;
   for (std::thread& each : threads) each.join();
   EXPECT_EQ(bad, 0);
-  EXPECT_GE(opened, 50);
   EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
 }
 
@@ -342,10 +342,9 @@ TEST_F(Warden, ALeaseThatComesAndGoesInManyThreadsIsEndedOnce) {
     });
   }
   const std::int64_t end = kernel::now_ns() + 1'000'000'000;
-  while (opened < 20'000 && kernel::now_ns() < end) ::usleep(1000);
+  while (opened < 1'000 || (opened < 20'000 && kernel::now_ns() < end)) ::usleep(1000);
   stop = true;
   for (std::thread& each : threads) each.join();
-  EXPECT_GT(opened, 100);
   EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
 }
 
@@ -385,7 +384,7 @@ TEST_F(Warden, AForkWithAFullSignalQueueGoesOn) {
   const std::int64_t begin = kernel::now_ns();
   const pid_t child = ::fork();
   if (child == 0) ::_exit(0);
-  EXPECT_LT(kernel::now_ns() - begin, 2'000'000'000);
+  EXPECT_LT(kernel::now_ns() - begin, 20'000'000'000);
   ::setrlimit(RLIMIT_SIGPENDING, &before);
   int status = 0;
   EXPECT_EQ(::waitpid(child, &status, 0), child);
@@ -396,7 +395,7 @@ TEST_F(Warden, AnswersAWriterWhileAForkIsUnderWay) {
   warden::keeper_thread::pause();  // glibc may wait for its own locks after our handler ran
   const std::int64_t begin = kernel::now_ns();
   write_over();
-  EXPECT_LT(kernel::now_ns() - begin, 5'000'000'000);
+  EXPECT_LT(kernel::now_ns() - begin, 30'000'000'000) << "only the break time let the writer through";
   EXPECT_EQ(still_current(snapshot_), STILL_PRIVATE);
   warden::keeper_thread::resume();
   EXPECT_EQ(faults(), 0u);
@@ -523,7 +522,7 @@ class WardenInAHurry : public Warden {
     Warden::SetUp();
     if (IsSkipped()) return;
     std::ifstream(setting) >> before_;
-    if (!(std::ofstream(setting) << 1)) GTEST_SKIP() << "may not change lease-break-time";
+    if (!(std::ofstream(setting) << 3)) GTEST_SKIP() << "may not change lease-break-time";
   }
   void TearDown() override {
     if (before_ != 0) std::ofstream(setting) << before_;
@@ -574,15 +573,14 @@ TEST_F(WardenInAHurry, AnswersAnotherLeaseWhileOneHangs) {
   }
   ASSERT_NE(hanging_fd, -1);
   std::thread stuck([&] { write_over(); });
-  const std::int64_t begin = kernel::now_ns();
-  while (still_current(snapshot_) == STILL_SHARED && kernel::now_ns() - begin < 300'000'000) {
+  while (still_current(snapshot_) == STILL_SHARED) {  // at the latest when its break time is over
     const int fd = ::open(other_path.c_str(), O_WRONLY | O_CLOEXEC);
     ASSERT_GE(fd, 0);
     ::close(fd);
     if (still_current(other) == STILL_PRIVATE) break;
   }
   EXPECT_EQ(still_current(other), STILL_PRIVATE);
-  EXPECT_LT(kernel::now_ns() - begin, 500'000'000) << "the other writer waited behind the hanging one";
+  EXPECT_EQ(still_current(snapshot_), STILL_SHARED) << "the other writer waited behind the hanging one";
   stuck.join();
   hang = false;
   EXPECT_EQ(faults(), bytes / 4096);
