@@ -11,8 +11,6 @@
 
 #include "explanation.hpp"
 #include "failure.hpp"
-#include "linux/kernel.hpp"
-#include "memory.hpp"
 #include "options.hpp"
 #include "settings.hpp"
 #include "snapshot.hpp"
@@ -94,6 +92,9 @@ still_state still_current(const still_snapshot* snapshot) {
 uint64_t still_private_bytes(const still_snapshot* snapshot) {
   return snapshot->by->private_bytes(snapshot->held);
 }
+uint64_t still_lost_bytes(const still_snapshot* snapshot) {
+  return std::min<std::uint64_t>(snapshot->by->lost_bytes(snapshot->held), snapshot->held.size);
+}
 
 void still_close(still_snapshot* snapshot) {
   // acq_rel: what other owners did with the bytes comes before their end
@@ -143,34 +144,11 @@ int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int
   const std::uint64_t size = snapshot->held.size;
   if (offset > size || length > size - offset) return refuse(ERANGE, "still_advise", "beyond the end");
   if (length == 0) length = size - offset;
-  int kernel_advice = 0;
-  switch (advice) {
-    case STILL_ADVISE_SEQUENTIAL:
-      kernel_advice = MADV_SEQUENTIAL;
-      break;
-    case STILL_ADVISE_RANDOM:
-      kernel_advice = MADV_RANDOM;
-      break;
-    case STILL_ADVISE_WILLNEED:
-      kernel_advice = MADV_WILLNEED;
-      break;
-    case STILL_ADVISE_POPULATE:
-      kernel_advice = MADV_POPULATE_READ;
-      break;
-    case STILL_ADVISE_HUGEPAGE:
-      kernel_advice = MADV_HUGEPAGE;
-      break;
-    default:
-      return refuse(EINVAL, "still_advise", "no such advice");
-  }
-  // Private copies are there already, and shared with the pool: nothing to advise.
-  if (length == 0 || snapshot->how == STILL_COPIED) return 0;
-  const auto begin = reinterpret_cast<std::uintptr_t>(snapshot->held.data) + offset;
-  const std::uintptr_t first = memory::page_floor(begin);
-  const long error = kernel::advise(reinterpret_cast<void*>(first), begin + length - first, kernel_advice);
-  if (advice == STILL_ADVISE_POPULATE && error != 0)
-    return refuse(static_cast<int>(-error), "still_advise", "madvise");
-  return 0;
+  if (advice < STILL_ADVISE_SEQUENTIAL || advice > STILL_ADVISE_HUGEPAGE)
+    return refuse(EINVAL, "still_advise", "no such advice");
+  if (length == 0) return 0;
+  const taking result = snapshot->by->advise(snapshot->held, offset, length, advice);
+  return result.error == 0 ? 0 : refuse(result.error, "still_advise", result.reason);
 }
 
 int still_validate_utf8(const still_snapshot* snapshot) {

@@ -135,6 +135,21 @@ plan choose(const facts& file, const request& wanted, const machine& here,
     build.add(STILL_COPIED, reason);
   };
 
+  // For what is too large to copy, where a copy would have been torn as well.
+  const auto paged = [&] {
+    if (!sized) return build.pass(STILL_PAGED, "not a regular file");
+    if (file.system == file_system::hugetlbfs)
+      return build.pass(STILL_PAGED, "hugetlbfs: memory is too dear there to be held twice");
+    if (!file.own_descriptor)
+      return build.pass(STILL_PAGED,
+                        "the descriptor could not be opened anew, and one that is kept would keep its locks");
+    if (wanted.require > STILL_TORN)
+      return build.pass(STILL_PAGED, "pages of different instants: less than the level required");
+    if (wanted.backing == STILL_PAGED) return build.add(STILL_PAGED, "insisted on");
+    if (affordable) return build.pass(STILL_PAGED, "only for what is too large to copy");
+    build.add(STILL_PAGED, "too large to copy: pages are fetched when they are first touched");
+  };
+
   const auto unguarded = [&](still_backing backing, const char* reason) {
     if (wanted.backing != backing) return build.pass(backing, "not protected: only by name");
     if (!sized) return build.pass(backing, "not a regular file");
@@ -162,9 +177,10 @@ plan choose(const facts& file, const request& wanted, const machine& here,
            : wanted.backing == STILL_COPIED ? "insisted on"
                                             : "where no mapping can be guarded");
   }
+  paged();
   unguarded(STILL_COOPERATIVE, "insisted on: only peers that take advisory locks are kept out");
   unguarded(STILL_TRUSTED, "insisted on: nothing protects the bytes");
-  for (const still_backing later : {STILL_CLONED, STILL_PAGED, STILL_SPILLED}) {
+  for (const still_backing later : {STILL_CLONED, STILL_SPILLED}) {
     build.pass(later, "not in this version");
     if (wanted.backing == later) build.refuse(STILL_ERROR_UNSUPPORTED, "not in this version");
   }

@@ -34,6 +34,10 @@ bool charge(std::uint64_t bytes, std::uint64_t snapshot_budget) noexcept {
   return true;
 }
 
+void charge_always(std::uint64_t bytes) noexcept {
+  taken.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 void discharge(std::uint64_t bytes) noexcept {
   taken.fetch_sub(bytes, std::memory_order_relaxed);
 }

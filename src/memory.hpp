@@ -18,6 +18,8 @@ inline std::size_t page_ceiling(std::size_t bytes) noexcept {
 
 // Takes bytes from the process's budget, where a snapshot's own allows it; false: over budget.
 bool charge(std::uint64_t bytes, std::uint64_t snapshot_budget) noexcept;
+// For what cannot be given up: over budget as well, so that others get less.
+void charge_always(std::uint64_t bytes) noexcept;
 void discharge(std::uint64_t bytes) noexcept;
 std::uint64_t charged() noexcept;
 

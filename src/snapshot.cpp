@@ -28,6 +28,8 @@ const way* way_of(still_backing backing) noexcept {
       return &leased_way;
     case STILL_COPIED:
       return &copied_way;
+    case STILL_PAGED:
+      return &paged_way;
     case STILL_COOPERATIVE:
       return &cooperative_way;
     case STILL_TRUSTED:
@@ -187,9 +189,10 @@ int read_options(const still_options* options, request& into) noexcept {
   if ((known.flags & ~flags) != 0) return EINVAL;
   if (known.offset + known.length < known.offset) return EOVERFLOW;
   into.backing = known.backing;
-  // Who names a way without protection need not also say that nothing is proved.
-  const bool unguarded = known.backing == STILL_COOPERATIVE || known.backing == STILL_TRUSTED;
-  into.require = known.require != 0 ? known.require : unguarded ? STILL_TORN : STILL_VERIFIED;
+  // Who names a way that proves nothing need not also say so.
+  const bool unproved = known.backing == STILL_COOPERATIVE || known.backing == STILL_TRUSTED ||
+                        known.backing == STILL_PAGED;
+  into.require = known.require != 0 ? known.require : unproved ? STILL_TORN : STILL_VERIFIED;
   into.offset = known.offset;
   into.length = known.length;
   into.memory_budget = known.memory_budget != 0 ? known.memory_budget : settings::instance().memory_budget;

@@ -195,6 +195,9 @@ class snapshot {
   std::uint64_t private_bytes() const noexcept {
     return still_private_bytes(handle_);
   }
+  std::uint64_t lost_bytes() const noexcept {
+    return still_lost_bytes(handle_);
+  }
   still_identity_t identity() const noexcept {
     still_identity_t result{};
     result.size = sizeof result;

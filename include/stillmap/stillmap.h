@@ -13,7 +13,8 @@
  *     vmsplice) may show the file as it is after a detach;
  *   - a leased snapshot of a process that is stopped for longer than /proc/sys/fs/lease-break-time may show
  *     changed bytes to threads that run before the warden does: STILL_STRICT leaves leases out;
- *   - a leased mapping is not inherited by fork unless STILL_FORK_CARRY is asked for: the child faults on it.
+ *   - a leased or paged mapping is not inherited by fork unless STILL_FORK_CARRY is asked for: the child faults
+ *     on it.
  *
  * Threads: every function may be called from any thread. One snapshot may be read from any number of threads
  * without locks; closing it is for its last owner, as with free(). No function is async-signal-safe.
@@ -58,7 +59,19 @@ typedef enum {
   STILL_LEASED,      /* mapped directly under a read lease; copied away before a writer gets in */
   STILL_CLONED,      /* a reflink of the file, mapped; not in this version */
   STILL_COPIED,      /* read into private memory */
-  STILL_PAGED,       /* pages fetched once, at first touch; not in this version */
+  STILL_PAGED,       /* pages fetched once, at first touch: for what is too large to copy. Torn: `require` is
+                        STILL_TORN where it is not given, and a higher one is refused. A plan of STILL_AUTO has
+                        it only where STILL_TORN is accepted and a copy is over the budget. A page that cannot be
+                        read when it is touched (an error, or the file ends before it by now) is lost: the access
+                        faults, still_current says STILL_LOST, still_lost_bytes how much. Pages fetched are
+                        memory of our own: they count in still_private_bytes and for the process's
+                        memory_budget, so that others get less, but are never refused, for a byte observed
+                        cannot be given up. Without CAP_SYS_PTRACE, access to /dev/userfaultfd or
+                        vm.unprivileged_userfaultfd=1, a system call that is given a page not fetched yet fails
+                        with EFAULT: STILL_ADVISE_POPULATE first. With it, never give write(2) to a file the
+                        unfetched pages of a snapshot of that same file: on XFS the two would wait for each
+                        other. Refused by most container profiles: STILL_ERROR_UNSUPPORTED. Linux 5.11,
+                        userfaultfd(2) */
   STILL_SPILLED,     /* a private temporary file; not in this version */
   STILL_COOPERATIVE, /* by name only: the file's own pages under shared advisory locks, flock(2) and
                         F_OFD_SETLK, for the snapshot's life. Bytes change, and an access faults, as with
@@ -92,10 +105,11 @@ enum {
 /* options.access: how the bytes will be read. A hint for the choice and for madvise(2). */
 enum { STILL_ACCESS_DEFAULT = 0, STILL_ACCESS_SEQUENTIAL = 1, STILL_ACCESS_RANDOM = 2 };
 
-/* options.fork: what a child made by fork(2) finds at the address of a leased mapping. */
+/* options.fork: what a child made by fork(2) finds at the address of a leased or paged mapping. */
 enum {
   STILL_FORK_ABSENT = 0, /* nothing: an access faults. Costs nothing */
-  STILL_FORK_CARRY = 1   /* the bytes: they are made private before each fork, while writers wait as in a detach */
+  STILL_FORK_CARRY = 1   /* the bytes: they are made private before each fork, while writers wait as in a detach;
+                            paged: all pages are fetched before the first fork, which waits for them */
 };
 
 /* options.flags */
@@ -197,11 +211,16 @@ enum {
 
 /* madvise(2) that is right whatever keeps the bytes. length 0: to the end. A hint: where the kernel cannot take it,
  * or where it has nothing left to do (private memory needs no readahead), 0 all the same; except POPULATE (Linux
- * 5.14), which returns the error (EFAULT where the file was truncated under its lease). */
+ * 5.14; paged: any), which returns the error (EFAULT where the file was truncated under its lease; paged:
+ * STILL_ERROR_LOST where a page cannot be read any more). */
 STILL_API int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int advice);
 
 /* Bytes of private memory that this snapshot holds now: 0 while the file's own pages serve. */
 STILL_API uint64_t still_private_bytes(const still_snapshot* snapshot);
+
+/* Bytes that could not be kept, or fetched, in whole pages but no more than still_size: an access to them faults.
+ * 0 in every state but STILL_LOST. Grows as losses are found: a paged snapshot finds them at the first touch. */
+STILL_API uint64_t still_lost_bytes(const still_snapshot* snapshot);
 
 /* 0 if the bytes are valid UTF-8, else EILSEQ. Looked at once: a later call costs nothing, for the bytes hold
  * still. */

@@ -14,6 +14,10 @@
 
 namespace stillmap {
 
+namespace pager {
+struct region;
+}
+
 // What one open works on.
 struct opening {
   descriptor file;     // ours: opened by us, or opened anew; empty where that could not be done
@@ -25,7 +29,7 @@ struct opening {
   int fd() const noexcept { return file ? file.get() : caller_fd; }
 };
 
-// What a way of holding hands back. One of the three owners is in use.
+// What a way of holding hands back. One of the owners is in use.
 struct held {
   const std::byte* data = nullptr;
   std::size_t size = 0;
@@ -40,6 +44,7 @@ struct held {
   std::uint64_t charged_bytes = 0;  // of the memory budget
   int lock_fd = -1;                 // cooperative: bears the locks
   std::int64_t lock_mark = 0;       // ... and this offset, which tells that it is ours
+  pager::region* region = nullptr;  // paged; in `mapped`, nullptr where that is all tail
 };
 
 // 0, or an error number of the interface with its reason.
@@ -48,14 +53,22 @@ struct taking {
   const char* reason = nullptr;  // nullptr: the plan's own
 };
 
+// madvise(2) with a STILL_ADVISE_..., on [offset, offset + length) of the data: for what is mapped. Only
+// POPULATE fails.
+taking advise_memory(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept;
+taking advise_nothing(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept;
+std::uint64_t nothing_lost(const held& one) noexcept;
+
 struct way {
   taking (*take)(opening& from, held& into) noexcept;
   void (*release)(held& one) noexcept;
   still_state (*current)(const held& one) noexcept;
   std::uint64_t (*private_bytes)(const held& one) noexcept;
+  taking (*advise)(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept = advise_memory;
+  std::uint64_t (*lost_bytes)(const held& one) noexcept = nothing_lost;
 };
 
-extern const way copied_way, sealed_way, leased_way, cooperative_way, trusted_way;
+extern const way copied_way, sealed_way, leased_way, cooperative_way, trusted_way, paged_way;
 
 // Where the range ends, given the size that the file has now. 0, ERANGE or EOVERFLOW.
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;

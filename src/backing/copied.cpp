@@ -283,6 +283,7 @@ std::uint64_t private_bytes(const held& one) noexcept {
 
 }  // namespace
 
-const way copied_way{take, release, current, private_bytes};
+// The bytes are there already, in memory shared with the pool: there is nothing to advise.
+const way copied_way{take, release, current, private_bytes, advise_nothing};
 
 }  // namespace stillmap

@@ -138,8 +138,14 @@ std::uint64_t private_bytes(const held& one) noexcept {
   return one.hold->private_bytes.load() + one.hold->tail_bytes;
 }
 
+// Told with the footing: what was kept is counted before.
+std::uint64_t lost_bytes(const held& one) noexcept {
+  const warden::hold& hold = *one.hold;
+  return hold.stands_on.load() == warden::footing::lost ? hold.bytes - hold.private_bytes.load() : 0;
+}
+
 }  // namespace
 
-const way leased_way{take, release, current, private_bytes};
+const way leased_way{take, release, current, private_bytes, advise_memory, lost_bytes};
 
 }  // namespace stillmap

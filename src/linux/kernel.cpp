@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -84,9 +86,21 @@ long pread(int fd, void* into, std::size_t bytes, std::uint64_t offset, std::siz
   }
   return 0;
 }
+long pread_cached(int fd, void* into, std::size_t bytes, std::uint64_t offset) noexcept {
+  const iovec one{into, bytes};
+  return call_again(SYS_preadv2, fd, &one, 1, offset, 0, RWF_NOWAIT);
+}
+long read_ahead(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  return call(SYS_fadvise64, fd, offset, bytes, POSIX_FADV_WILLNEED);
+}
 long wait_readable(int fd) noexcept {
   pollfd one{fd, POLLIN, 0};
   return call_again(SYS_ppoll, &one, 1, 0, 0, 0);
+}
+bool is_readable(int fd) noexcept {
+  pollfd one{fd, POLLIN, 0};
+  const timespec none{};
+  return call_again(SYS_ppoll, &one, 1, &none, 0, 0) == 1;
 }
 long seek(int fd, std::int64_t offset) noexcept {
   return call(SYS_lseek, fd, offset, SEEK_SET);
@@ -187,10 +201,76 @@ long protect(void* address, std::size_t bytes, int protection) noexcept {
 long advise(void* address, std::size_t bytes, int advice) noexcept {
   return call(SYS_madvise, address, bytes, advice);
 }
+bool is_resident(void* page) noexcept {
+  unsigned char there = 0;
+  return call(SYS_mincore, page, 1, &there) == 0 && (there & 1) != 0;
+}
 long copy_own(void* into, const void* from, std::size_t bytes) noexcept {
   const iovec local{into, bytes};
   const iovec remote{const_cast<void*>(from), bytes};
   return call_again(SYS_process_vm_readv, process(), &local, 1, &remote, 1, 0);
+}
+
+namespace {
+
+// Not in the headers of Debian 12.
+constexpr unsigned long userfault_new = _IO(UFFDIO, 0x00);  // USERFAULTFD_IOC_NEW
+struct userfault_poisoning {                                // struct uffdio_poison
+  uffdio_range range;
+  std::uint64_t mode;
+  std::int64_t updated;
+};
+constexpr unsigned long userfault_poison_call = _IOWR(UFFDIO, 0x08, userfault_poisoning);
+
+uffdio_range range_of(const void* address, std::size_t bytes) noexcept {
+  return {reinterpret_cast<std::uintptr_t>(address), bytes};
+}
+
+}  // namespace
+
+long userfault_open(int flags) noexcept {
+  return call(SYS_userfaultfd, O_CLOEXEC | flags);
+}
+long userfault_open_by_device() noexcept {
+  const long device = call_again(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+  if (failed(device)) return device;
+  const long result = call(SYS_ioctl, device, userfault_new, O_CLOEXEC);
+  close(static_cast<int>(device));
+  return result;
+}
+long userfault_begin(int fd, std::uint64_t features) noexcept {
+  uffdio_api wanted{UFFD_API, features, 0};
+  return call(SYS_ioctl, fd, UFFDIO_API, &wanted);
+}
+long userfault_register(int fd, void* address, std::size_t bytes) noexcept {
+  uffdio_register wanted{range_of(address, bytes), UFFDIO_REGISTER_MODE_MISSING, 0};
+  return call(SYS_ioctl, fd, UFFDIO_REGISTER, &wanted);
+}
+long userfault_copy(int fd, void* to, const void* from, std::size_t bytes, std::size_t& done) noexcept {
+  uffdio_copy wanted{reinterpret_cast<std::uintptr_t>(to), reinterpret_cast<std::uintptr_t>(from), bytes, 0, 0};
+  const long result = call(SYS_ioctl, fd, UFFDIO_COPY, &wanted);
+  done = result == 0 ? bytes : wanted.copy > 0 ? static_cast<std::size_t>(wanted.copy) : 0;
+  return result;
+}
+long userfault_poison(int fd, void* address, std::size_t bytes) noexcept {
+  userfault_poisoning wanted{range_of(address, bytes), 0, 0};
+  return call(SYS_ioctl, fd, userfault_poison_call, &wanted);
+}
+long userfault_wake(int fd, void* address, std::size_t bytes) noexcept {
+  uffdio_range wanted = range_of(address, bytes);
+  return call(SYS_ioctl, fd, UFFDIO_WAKE, &wanted);
+}
+
+long leave_descriptors() noexcept {
+  constexpr unsigned unshare_first = 1u << 1;  // CLOSE_RANGE_UNSHARE
+  return call(SYS_close_range, 0, ~0u, unshare_first);
+}
+long descriptor_of_process(int fd) noexcept {
+  const long self = call(SYS_pidfd_open, process(), 0);
+  if (failed(self)) return self;
+  const long result = call(SYS_pidfd_getfd, self, fd, 0);
+  close(static_cast<int>(self));
+  return result;
 }
 
 pid_t process() noexcept {

@@ -34,7 +34,11 @@ long close(int fd) noexcept;
 long read(int fd, void* into, std::size_t bytes) noexcept;  // once: 0 is the end
 // Until full, end (0, fewer bytes done) or error (-errno; what was done is good all the same).
 long pread(int fd, void* into, std::size_t bytes, std::uint64_t offset, std::size_t& done) noexcept;
+// Once, and without waiting for storage: fewer bytes, or -EAGAIN, where that would be needed.
+long pread_cached(int fd, void* into, std::size_t bytes, std::uint64_t offset) noexcept;
+long read_ahead(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept;  // POSIX_FADV_WILLNEED
 long wait_readable(int fd) noexcept;
+bool is_readable(int fd) noexcept;  // now
 long seek(int fd, std::int64_t offset) noexcept;
 long tell(int fd) noexcept;
 long seek_data(int fd) noexcept;  // lseek(fd, 0, SEEK_DATA): waits for the inode lock
@@ -64,8 +68,24 @@ long move_over(void* from, std::size_t bytes, void* to) noexcept;  // mremap(MRE
 long grow(void* address, std::size_t bytes, std::size_t new_bytes) noexcept;  // mremap(MREMAP_MAYMOVE)
 long protect(void* address, std::size_t bytes, int protection) noexcept;
 long advise(void* address, std::size_t bytes, int advice) noexcept;
+bool is_resident(void* page) noexcept;  // mincore(2)
 long copy_own(void* into, const void* from,
               std::size_t bytes) noexcept;  // process_vm_readv on ourselves: bytes, or EFAULT
+
+// userfaultfd(2), ioctl_userfaultfd(2)
+long userfault_open(int flags) noexcept;        // UFFD_USER_MODE_ONLY or 0
+long userfault_open_by_device() noexcept;       // /dev/userfaultfd, Linux 6.1: who may open it needs no capability
+long userfault_begin(int fd, std::uint64_t features) noexcept;  // UFFDIO_API
+long userfault_register(int fd, void* address, std::size_t bytes) noexcept;  // of missing pages
+// Installs pages where there are none; `done` bytes are there also on an error. -EEXIST: one is there.
+long userfault_copy(int fd, void* to, const void* from, std::size_t bytes, std::size_t& done) noexcept;
+long userfault_poison(int fd, void* address, std::size_t bytes) noexcept;  // Linux 6.6; an access is a SIGBUS
+long userfault_wake(int fd, void* address, std::size_t bytes) noexcept;
+
+// From now on this thread has a table of descriptors of its own, which is empty. Linux 5.9.
+long leave_descriptors() noexcept;
+// A duplicate of a descriptor of the process's first thread, in this thread's table. Linux 5.6.
+long descriptor_of_process(int fd) noexcept;
 
 pid_t process() noexcept;
 pid_t thread() noexcept;

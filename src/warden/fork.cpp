@@ -15,6 +15,7 @@
 #include "linux/kernel.hpp"
 #include "linux/mounts.hpp"
 #include "memory.hpp"
+#include "pager/pager.hpp"
 #include "pool.hpp"
 #include "settings.hpp"
 #include "warden/warden.hpp"
@@ -37,6 +38,7 @@ bool asks_to_be_carried(const lease& one) noexcept {
 
 void before_fork() noexcept {
   table& all = table::instance();
+  pager::before_fork();  // may wait for storage
   // Locks first: who holds one may be in a handler that waits for a lease, and the keeper must still answer.
   lock_settings_for_fork();
   lock_mounts_for_fork();
@@ -57,6 +59,7 @@ void after_fork_in_parent() noexcept {
   table& all = table::instance();
   all.mutex.unlock();
   all.gate.unlock();
+  pager::after_fork_in_parent();
 }
 
 // Never over what another library's handler put there in the meantime: that is theirs, and the range is ours
@@ -74,6 +77,7 @@ void after_fork_in_child() noexcept {
   unlock_settings_after_fork();
   unlock_mounts_after_fork();
   pool::unlock_after_fork();
+  pager::after_fork_in_child();
   for_each_lease([](lease& one) {
     const lease_state state = one.word.state();
     if (state == lease_state::free || state == lease_state::ended) return;

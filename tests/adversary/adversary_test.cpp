@@ -42,9 +42,8 @@ constexpr bool sanitized = false;
 constexpr std::uint64_t small_sizes[] = {4097, 0, 65537, 1, 4096, 4095};
 constexpr std::uint64_t large_sizes[] = {1 << 20, (3 << 20) + 5, 1 << 20, 17 << 20, (3 << 20) + 5};
 constexpr std::uint64_t sanitized_large_sizes[] = {600'000, 1 << 20, 600'000, (3 << 20) + 5};
-constexpr way ways[] = {way::automatic, way::leased, way::copied};
 constexpr std::size_t descriptors_max = 8;  // the library's own, with no snapshot alive
-constexpr std::size_t threads_max = 8;
+constexpr std::size_t threads_max = 11;
 
 using clock = std::chrono::steady_clock;
 
@@ -59,6 +58,8 @@ struct ground {
   std::vector<arena> where = arenas();
   std::unique_ptr<striker> writers[2];
   std::unique_ptr<readers> watch;
+  std::vector<way> ways = {way::automatic, way::leased, way::copied};
+  bool paged = false;
   footprint before;
   clock::time_point begin = clock::now();
   int done = 0;  // tests that have a share of the time
@@ -82,6 +83,21 @@ struct ground {
 
 ground* here = nullptr;
 
+// Many a container refuses userfaultfd.
+bool paged_is_to_be_had() {
+  char path[] = "/tmp/adversary.XXXXXX";
+  const int fd = mkstemp(path);
+  const bool written = fd >= 0 && ftruncate(fd, 2 * static_cast<off_t>(page_bytes)) == 0;
+  holding held;
+  refusal why;
+  const bool had = written && hold(way::paged, path, fit(way::paged, {}), &held, &why);
+  if (had) held.let_go();
+  if (!had) all_tallies().skip("paged: " + why.message);
+  unlink(path);
+  close(fd);
+  return had;
+}
+
 class environment : public testing::Environment {
  public:
   void SetUp() override {
@@ -89,6 +105,8 @@ class environment : public testing::Environment {
     here->writer(striker::place::process);
     here->writer(striker::place::thread);
     here->before = take_footprint();
+    here->paged = paged_is_to_be_had();
+    if (here->paged) here->ways.push_back(way::paged);
   }
   void TearDown() override {
     all_tallies().print();
@@ -160,7 +178,7 @@ class every_writer : public testing::TestWithParam<pairing> {
     }
   }
   stage on(striker::place place, tally* count) {
-    return {where_, &here->writer(place), here->watch.get(), count};
+    return {where_, &here->writer(place), here->watch.get(), count, here->paged};
   }
 
   const arena* where_ = nullptr;
@@ -195,9 +213,9 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
   // Leases by another process with both sizes, the rest with one of them in turn.
   std::uint64_t sizes = here->turn / 5 + index;
   for (const striker::place place : {striker::place::process, striker::place::thread}) {
-    for (const way how : ways) {
+    for (const way how : here->ways) {
       const bool large = sizes % 2 == 1;
-      if (behind && place == striker::place::thread && how != ways[sizes % 3]) {
+      if (behind && place == striker::place::thread && how != here->ways[sizes % here->ways.size()]) {
         ++sizes;
         continue;
       }
@@ -218,7 +236,7 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
   while (!HasFailure() && used() < share) {
     const std::uint64_t turn = here->turn;
     const auto place = turn % 2 ? striker::place::process : striker::place::thread;
-    one(ways[turn % 3], place, turn % 4 == 3 ? large_size(turn / 4) : small_size(kind, turn));
+    one(here->ways[turn % here->ways.size()], place, turn % 4 == 3 ? large_size(turn / 4) : small_size(kind, turn));
   }
   expect_nothing_left();
 }
@@ -432,7 +450,8 @@ TEST(rounds_without_end, leave_no_descriptor_lease_mapping_or_thread_behind) {
                                           : small_sizes[static_cast<std::size_t>(i) % 6];
     const std::size_t kind = static_cast<std::size_t>(i) % 2;  // write, pwrite
     const std::vector<request> all = variants(size);
-    report(quiet_round(on, kind, ways[i % 3], all[static_cast<std::size_t>(i) % all.size()], size, 1), place);
+    const way how = here->ways[static_cast<std::size_t>(i) % here->ways.size()];
+    report(quiet_round(on, kind, how, all[static_cast<std::size_t>(i) % all.size()], size, 1), place);
     if (HasFailure()) return;
     if (i == rounds) middle = take_footprint();
   }

@@ -86,6 +86,8 @@ std::string judge_answers(way how, const request& what, std::uint64_t size, cons
     bad << "asked for leased, got " << still_backing_name(took) << "; ";
   if (how == way::copied && took != STILL_COPIED)
     bad << "asked for copied, got " << still_backing_name(took) << "; ";
+  if (how == way::paged && took != STILL_PAGED)
+    bad << "asked for paged, got " << still_backing_name(took) << "; ";
   if (how == way::sealed && took != STILL_SEALED)
     bad << "asked for sealed, got " << still_backing_name(took) << "; ";
   if (took == STILL_COOPERATIVE || took == STILL_TRUSTED) bad << "an unprotected way without being asked; ";
@@ -114,7 +116,7 @@ class round {
         kind_(writer_kinds()[kind]),
         index_(kind),
         how_(how),
-        what_(what),
+        what_(fit(how, what)),
         size_(size),
         file_(fresh_names(*on.where)) {}
 
@@ -136,7 +138,7 @@ class round {
     return told.result.error == 0;
   }
 
-  // Opens; where that is rightly refused, opens what can always be had.
+  // Opens; where that is rightly refused, opens what can always be had. Nothing is in the way of paged.
   bool take(const request& what, holding* held) {
     refusal why;
     if (hold(how_, file_.reader, what, held, &why)) {
@@ -163,8 +165,11 @@ class round {
     return true;
   }
 
+  // What paged has not fetched when the file ends before it is lost; once read, never.
   bool may_fault(const holding& held) const {
-    return !held.snapshot || (kind_.truncates_readonly && still_how(held.snapshot) == STILL_LEASED);
+    if (!held.snapshot) return true;
+    const still_backing took = still_how(held.snapshot);
+    return (kind_.truncates_readonly && took == STILL_LEASED) || (at_work_ && took == STILL_PAGED);
   }
 
   void judge_found(const std::vector<holding>& held) {
@@ -197,6 +202,7 @@ class round {
   request what_;
   std::uint64_t size_;
   names file_;
+  bool at_work_ = false;
   outcome result_;
 };
 
@@ -272,11 +278,14 @@ outcome round::quiet(std::uint64_t strikes) {
 }
 
 outcome round::at_work(int milliseconds) {
+  at_work_ = true;
   if (!take_stand()) return result_;
   const progress& sofar = on_.writer->so_far();
   on_.writer->begin_work(1);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
-  static constexpr way ways[] = {way::automatic, way::copied, way::leased, way::automatic, way::copied};
+  static constexpr way some[] = {way::automatic, way::copied, way::leased, way::automatic, way::copied};
+  static constexpr way more[] = {way::automatic, way::copied, way::leased, way::automatic, way::paged};
+  const auto& ways = on_.paged ? more : some;
   static constexpr still_consistency levels[] = {STILL_VERIFIED, STILL_VERIFIED,      STILL_VERIFIED,
                                                  STILL_TORN,     STILL_POINT_IN_TIME, STILL_TORN,
                                                  STILL_VERIFIED};
@@ -288,6 +297,7 @@ outcome round::at_work(int milliseconds) {
     what_.name = "at work";
     what_.require = levels[turn % std::size(levels)];
     if (turn % 4 == 3 && size_ > 5000) what_.offset = 4097;
+    what_ = fit(how_, what_);
     window when;
     when.first = sofar.finished.load();
     holding held;

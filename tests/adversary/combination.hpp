@@ -43,6 +43,7 @@ struct stage {
   striker* writer;
   readers* watch;
   tally* count;
+  bool paged = false;  // userfaultfd is to be had
 };
 
 outcome quiet_round(const stage& on, std::size_t kind, way how, const request& what, std::uint64_t size,

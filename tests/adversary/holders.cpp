@@ -21,6 +21,7 @@ still_options options_for(way how, const request& what) {
   options.backing = how == way::leased   ? STILL_LEASED
                     : how == way::copied ? STILL_COPIED
                     : how == way::sealed ? STILL_SEALED
+                    : how == way::paged  ? STILL_PAGED
                                          : STILL_AUTO;
   options.require = what.require;
   options.offset = what.offset;
@@ -62,9 +63,15 @@ bool hold_plain(way how, const std::string& path, holding* out, refusal* why) {
 }  // namespace
 
 const char* name_of(way how) {
-  static constexpr const char* names[] = {"auto",         "leased",        "copied", "sealed",
+  static constexpr const char* names[] = {"auto",         "leased",        "copied", "sealed", "paged",
                                           "plain_shared", "plain_private", "flipped"};
   return names[static_cast<int>(how)];
+}
+
+request fit(way how, const request& what) {
+  request result = what;
+  if (how == way::paged) result.require = STILL_TORN;
+  return result;
 }
 
 std::vector<request> variants(std::uint64_t size) {

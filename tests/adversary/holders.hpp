@@ -14,7 +14,7 @@
 
 namespace adversary {
 
-enum class way { automatic, leased, copied, sealed, plain_shared, plain_private, flipped };
+enum class way { automatic, leased, copied, sealed, paged, plain_shared, plain_private, flipped };
 const char* name_of(way how);
 
 // What is asked for beside the way. Byte counts; offset and length within the file.
@@ -29,6 +29,9 @@ struct request {
   bool second_snapshot = false;  // another snapshot of the same file beside it, of a range of its own
   still_consistency require = STILL_VERIFIED;
 };
+
+// What can be asked of a way: paged promises no level.
+request fit(way how, const request& what);
 
 // The variants that make sense for a file of this size.
 std::vector<request> variants(std::uint64_t size);

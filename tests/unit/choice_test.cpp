@@ -289,6 +289,54 @@ const situation situations[] = {
        r.backing = STILL_CLONED;
      },
      "", STILL_ERROR_UNSUPPORTED},
+    {"too large to copy, torn accepted: paged",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::overlay);
+       r.memory_budget = mib;
+       r.require = STILL_TORN;
+     },
+     "P", 0, false, witness::none},
+    {"too large for what the process may still take, torn accepted",
+     [](facts& f, request& r, machine& m) {
+       large_on(f, file_system::ext4);
+       m.budget_left = mib;
+       r.require = STILL_TORN;
+     },
+     "P"},
+    {"paged insisted on, small",
+     [](facts& f, request& r, machine&) {
+       f.at_open.size = 10;
+       r.backing = STILL_PAGED;
+       r.require = STILL_TORN;
+     },
+     "P"},
+    {"paged proves nothing",
+     [](facts& f, request& r, machine&) {
+       f.at_open.size = 10;
+       r.backing = STILL_PAGED;
+     },
+     "", STILL_ERROR_UNSUPPORTED},
+    {"paged needs a file with a size",
+     [](facts& f, request& r, machine&) {
+       f.kind = file_kind::stream;
+       r.backing = STILL_PAGED;
+       r.require = STILL_TORN;
+     },
+     "", STILL_ERROR_UNSUPPORTED, false, witness::nature},
+    {"paged needs a descriptor of its own",
+     [](facts& f, request& r, machine&) {
+       f.own_descriptor = false;
+       r.backing = STILL_PAGED;
+       r.require = STILL_TORN;
+     },
+     "", STILL_ERROR_UNSUPPORTED, false, witness::none},
+    {"paged on hugetlbfs",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::hugetlbfs);
+       r.backing = STILL_PAGED;
+       r.require = STILL_TORN;
+     },
+     "", STILL_ERROR_UNSUPPORTED, false, witness::none},
     {"trusted, by name",
      [](facts& f, request& r, machine&) {
        f.at_open.size = 10;
