@@ -257,8 +257,10 @@ TEST_F(Paged, ReadErrorTakesItsPageAlone) {
 
 TEST_F(Paged, ReadThatHangsHoldsUpNoOther) {
   fill('a', 600 * page);
-  static std::atomic<bool> hang{true};
-  static std::atomic<int> hanging{0};
+  static std::atomic<bool> hang;
+  static std::atomic<int> hanging;
+  hang.store(true);
+  hanging.store(0);
   answer([](long number, const long(&a)[6], long& result) {
     if (number == SYS_preadv2) {
       result = -EAGAIN;
@@ -285,8 +287,10 @@ TEST_F(Paged, ReadThatHangsHoldsUpNoOther) {
 }
 
 TEST_F(Paged, CloseDoesNotWaitForAReadThatHangs) {
-  static std::atomic<bool> hang{true};
-  static std::atomic<bool> hangs{false}, over{false};
+  static std::atomic<bool> hang, hangs, over;
+  hang.store(true);
+  hangs.store(false);
+  over.store(false);
   answer([](long number, const long(&a)[6], long&) {
     if (number != SYS_fadvise64 || a[3] == 0) return false;
     hangs.store(true);
@@ -308,8 +312,9 @@ TEST_F(Paged, CloseDoesNotWaitForAReadThatHangs) {
 
 TEST_F(Paged, CloseDoesNotWaitForWhatIsReadAheadEither) {
   fill('a', 600 * page);
-  static std::atomic<bool> hang{true};
-  static std::atomic<bool> hangs{false};
+  static std::atomic<bool> hang, hangs;
+  hang.store(true);
+  hangs.store(false);
   answer([](long number, const long(&a)[6], long& result) {
     if (number == SYS_preadv2) {
       result = -EAGAIN;
