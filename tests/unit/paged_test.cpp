@@ -77,6 +77,19 @@ int in_child(Body body) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
+#if defined(__SANITIZE_THREAD__)
+constexpr bool threads_in_children = false;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+constexpr bool threads_in_children = false;
+#else
+constexpr bool threads_in_children = true;
+#endif
+#else
+constexpr bool threads_in_children = true;
+#endif
+constexpr const char* no_threads = "ThreadSanitizer lets no forked child start a thread";
+
 class Paged : public testing::Test {
  protected:
   void SetUp() override {
@@ -376,6 +389,7 @@ TEST_F(Paged, ManyThreadsAndAWriterAgreeOnEveryPage) {
 }
 
 TEST_F(Paged, NothingOfItLiesInTheApplicationsTable) {
+  if (!threads_in_children) GTEST_SKIP() << no_threads;
   EXPECT_EQ(in_child([&] {
               still_snapshot* one = nullptr;
               if (open(&one) != 0) return 2;
@@ -392,6 +406,7 @@ TEST_F(Paged, NothingOfItLiesInTheApplicationsTable) {
 }
 
 TEST_F(Paged, ChildFindsNothingRatherThanZeros) {
+  if (!threads_in_children) GTEST_SKIP() << no_threads;
   still_snapshot *one = nullptr, *tail = nullptr;
   ASSERT_EQ(open(&one), 0);
   ASSERT_EQ(open(&tail, [](still_options& o) {
@@ -463,6 +478,7 @@ TEST_F(Paged, ChildThatIsToCarryItHasEveryByte) {
 }
 
 TEST_F(Paged, WithoutPrivilegeASystemCallWantsThePageFetchedFirst) {
+  if (!threads_in_children) GTEST_SKIP() << no_threads;
   if (::geteuid() != 0) GTEST_SKIP() << "not root: nothing to drop";
   int allowed = 0;
   std::ifstream("/proc/sys/vm/unprivileged_userfaultfd") >> allowed;
@@ -516,6 +532,7 @@ TEST_F(Paged, WithPrivilegeASystemCallMayBeGivenAnyPage) {
 }
 
 TEST_F(Paged, IsRefusedWithAReasonWhereTheKernelRefuses) {
+  if (!threads_in_children) GTEST_SKIP() << no_threads;
   for (const long refusal : {-EPERM, -ENOSYS}) {
     EXPECT_EQ(in_child([&] {  // whose pager has not started
                 const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
