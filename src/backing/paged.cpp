@@ -65,7 +65,7 @@ taking fill_tail(const opening& from, const shape& how, std::byte* tail) noexcep
   return {};
 }
 
-taking take(opening& from, held& into) noexcept {
+taking take_once(opening& from, held& into) noexcept {
   const request& wanted = from.wanted;
   std::uint64_t length = 0;
   if (const int error = range_of(wanted, from.known.at_open.size, length)) return {error};
@@ -99,6 +99,18 @@ taking take(opening& from, held& into) noexcept {
   into.charged_bytes = how.tail_bytes;
   memory::charge_always(how.tail_bytes);
   return {};
+}
+
+// A file that became shorter since it was looked at: as it is now, unless a length was named.
+taking take(opening& from, held& into) noexcept {
+  constexpr int attempts_max = 50;
+  for (int i = 1;; ++i) {
+    const taking result = take_once(from, into);
+    if (result.error != ERANGE || from.wanted.length != 0 || i == attempts_max) return result;
+    into = {};
+    if (const long error = read_stamps(from.fd(), nullptr, from.known.at_open); error != 0)
+      return {error_of(error), "statx"};
+  }
 }
 
 void release(held& one) noexcept {
