@@ -120,7 +120,7 @@ const registration bad_input("bad input is refused with the error that the heade
 
 const registration not_built("ways that are not built are refused by name", [] {
   const std::string path = fresh_file(10'000);
-  for (const still_backing how : {STILL_CLONED, STILL_PAGED, STILL_SPILLED}) {
+  for (const still_backing how : {STILL_CLONED, STILL_SPILLED}) {
     still_options o = plain();
     o.backing = how;
     expect_refusal(still_backing_name(how), path, o, STILL_ERROR_UNSUPPORTED);
