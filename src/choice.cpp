@@ -31,6 +31,11 @@ const char* no_lease(const facts& file, const machine& here) noexcept {
   return nullptr;
 }
 
+// Kinds of file system that can share extents between files; whether this one does is found out by trying.
+bool may_clone(file_system system) noexcept {
+  return system == file_system::xfs || system == file_system::btrfs || system == file_system::bcachefs;
+}
+
 const char* why_sealed(const facts& file) noexcept {
   if (file.sealed_memory) return "sealed memory: F_SEAL_WRITE and F_SEAL_SHRINK";
   if (file.verity) return "fs-verity: the kernel lets no one write";
@@ -117,22 +122,36 @@ plan choose(const facts& file, const request& wanted, const machine& here,
       return build.pass(STILL_LEASED, "a detach would need more private memory than memory_budget allows");
     build.add(STILL_LEASED, reason);
   };
-  const auto copied = [&](const char* reason) {
-    if (file.kind == file_kind::directory) return build.pass(STILL_COPIED, "a directory");
+  const auto cloned = [&](const char* reason) {
+    if (!sized) return build.pass(STILL_CLONED, "not a regular file");
+    if (!may_clone(file.system))
+      return build.pass(STILL_CLONED, "file system that cannot share blocks between files");
+    build.add(STILL_CLONED, reason);
+  };
+  // Reading it into memory of our own, or into a file of our own.
+  const auto copy = [&](still_backing backing, const char* reason) {
+    if (file.kind == file_kind::directory) return build.pass(backing, "a directory");
     if (copy_level < wanted.require) {
       build.refuse(STILL_ERROR_UNSUPPORTED, file.kind == file_kind::generated
                                                 ? "made by the kernel while it is read: a copy is torn"
                                             : lease_obstacle != nullptr && copy_level == STILL_TORN
                                                 ? lease_obstacle
                                                 : "no way to prove that level for this file");
-      return build.pass(STILL_COPIED, "a copy of this file cannot reach the level required");
+      return build.pass(backing, "a copy of this file cannot reach the level required");
     }
-    if (!affordable) {
+    if (backing == STILL_COPIED && !affordable) {
       build.refuse(STILL_ERROR_OVER_BUDGET,
                    "the copy would need more private memory than memory_budget allows");
       return build.pass(STILL_COPIED, "more private memory than memory_budget allows");
     }
-    build.add(STILL_COPIED, reason);
+    build.add(backing, reason);
+  };
+  const auto copied = [&](const char* reason) { copy(STILL_COPIED, reason); };
+  const auto spilled = [&] {
+    if (wanted.backing == STILL_SPILLED) return copy(STILL_SPILLED, "insisted on");
+    if (!sized) return copy(STILL_SPILLED, "from memory_budget on into a private file");
+    if (affordable) return build.pass(STILL_SPILLED, "memory_budget allows a copy in memory");
+    copy(STILL_SPILLED, "more than memory_budget allows: into a private file");
   };
 
   // For what is too large to copy, where a copy would have been torn as well.
@@ -170,20 +189,27 @@ plan choose(const facts& file, const request& wanted, const machine& here,
     copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
     sealed();
     leased("no copy could be had");
+    cloned("no copy could be had");
   } else {
+    const char* const cloning =
+        wanted.backing == STILL_CLONED
+            ? "insisted on"
+            : "no lease: a reflink; what is dirty is written back first, and it is read from the "
+              "disk again";
     sealed();
     leased(wanted.backing == STILL_LEASED ? "insisted on" : "large: the file's own pages, no copy");
+    // Making a clone costs more than copying a few MiB.
+    const bool clone_first = result.length >= limits.clone_min;
+    if (clone_first) cloned(cloning);
     copied(!sized                           ? "read to its end"
            : wanted.backing == STILL_COPIED ? "insisted on"
                                             : "where no mapping can be guarded");
+    if (!clone_first) cloned(cloning);
   }
+  spilled();
   paged();
   unguarded(STILL_COOPERATIVE, "insisted on: only peers that take advisory locks are kept out");
   unguarded(STILL_TRUSTED, "insisted on: nothing protects the bytes");
-  for (const still_backing later : {STILL_CLONED, STILL_SPILLED}) {
-    build.pass(later, "not in this version");
-    if (wanted.backing == later) build.refuse(STILL_ERROR_UNSUPPORTED, "not in this version");
-  }
 
   if (!build.planned()) {
     if (wanted.backing != STILL_AUTO) {

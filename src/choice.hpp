@@ -70,6 +70,7 @@ struct plan {
 struct thresholds {
   std::uint64_t copy_max = 512 * 1024;        // up to here a copy is cheaper than a mapping
   std::uint64_t copy_random_max = 64 * 1024;  // ... where a part of the bytes will be read
+  std::uint64_t clone_min = 4 << 20;          // from here a clone is cheaper than a copy
 };
 
 plan choose(const facts& file, const request& wanted, const machine& here,

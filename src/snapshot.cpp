@@ -26,8 +26,12 @@ const way* way_of(still_backing backing) noexcept {
       return &sealed_way;
     case STILL_LEASED:
       return &leased_way;
+    case STILL_CLONED:
+      return &cloned_way;
     case STILL_COPIED:
       return &copied_way;
+    case STILL_SPILLED:
+      return &spilled_way;
     case STILL_PAGED:
       return &paged_way;
     case STILL_COOPERATIVE:
@@ -137,9 +141,15 @@ unsigned raw(const Enumeration& field) noexcept {
 int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
   int error = from.chosen.refusal;
   reason = from.chosen.refusal_reason;
+  int copy_error = 0;
   for (std::size_t i = 0; i < from.chosen.count; ++i) {
     step& each = from.chosen.steps[i];
     if (each.result != outcome::planned) continue;
+    if (each.backing == STILL_SPILLED && copy_error != 0 && copy_error != STILL_ERROR_OVER_BUDGET &&
+        copy_error != ENOMEM) {
+      each = {each.backing, outcome::passed_over, 0, "a copy failed, and not for want of memory"};
+      continue;
+    }
     const way* const by = way_of(each.backing);
     const taking result = by->take(from, into.held);
     if (result.reason != nullptr) each.reason = result.reason;
@@ -156,10 +166,13 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
     }
     each.result = outcome::failed;
     each.error = result.error;
+    if (each.backing == STILL_COPIED) copy_error = result.error;
     // What the file is too short for, no other way will give; a writer in the way of a copy is the better
-    // answer than one in the way of the lease that was tried before.
-    error = result.error;
-    reason = each.reason;
+    // answer than one in the way of the lease that was tried before; that there can be no clone is the worst.
+    if (each.backing != STILL_CLONED || error == from.chosen.refusal) {
+      error = result.error;
+      reason = each.reason;
+    }
     into.held = {};
     if (error == ERANGE || error == EOVERFLOW) break;
   }
@@ -296,9 +309,11 @@ bool has_changed(const still_snapshot& one) noexcept {
   return read_stamps(file.get(), nullptr, after) != 0 || after != taken;
 }
 
-// Equal stamps, taken while no writer was there, prove equal bytes: any later store moves the change time.
+// Equal stamps, taken while no writer was there, prove equal bytes: any later store moves the change time. A
+// clone is made beside writers.
 bool identity_is_exact(const still_snapshot& one) noexcept {
-  return one.never_changes || (one.held.when == STILL_POINT_IN_TIME && one.proof_by_stamps);
+  return one.never_changes ||
+         (one.held.when == STILL_POINT_IN_TIME && one.proof_by_stamps && one.how != STILL_CLONED);
 }
 
 }  // namespace stillmap

@@ -55,24 +55,27 @@ typedef enum {
 /* The way a snapshot is kept from changing. docs/design.md describes each. */
 typedef enum {
   STILL_AUTO = 0,
-  STILL_SEALED,      /* the file cannot change; mapped directly */
-  STILL_LEASED,      /* mapped directly under a read lease; copied away before a writer gets in */
-  STILL_CLONED,      /* a reflink of the file, mapped; not in this version */
-  STILL_COPIED,      /* read into private memory */
-  STILL_PAGED,       /* pages fetched once, at first touch: for what is too large to copy. Torn: `require` is
-                        STILL_TORN where it is not given, and a higher one is refused. A plan of STILL_AUTO has
-                        it only where STILL_TORN is accepted and a copy is over the budget. A page that cannot be
-                        read when it is touched (an error, or the file ends before it by now) is lost: the access
-                        faults, still_current says STILL_LOST, still_lost_bytes how much. Pages fetched are
-                        memory of our own: they count in still_private_bytes and for the process's
-                        memory_budget, so that others get less, but are never refused, for a byte observed
-                        cannot be given up. Without CAP_SYS_PTRACE, access to /dev/userfaultfd or
-                        vm.unprivileged_userfaultfd=1, a system call that is given a page not fetched yet fails
-                        with EFAULT: STILL_ADVISE_POPULATE first. With it, never give write(2) to a file the
-                        unfetched pages of a snapshot of that same file: on XFS the two would wait for each
-                        other. Refused by most container profiles: STILL_ERROR_UNSUPPORTED. Linux 5.11,
-                        userfaultfd(2) */
-  STILL_SPILLED,     /* a private temporary file; not in this version */
+  STILL_SEALED,  /* the file cannot change; mapped directly */
+  STILL_LEASED,  /* mapped directly under a read lease; copied away before a writer gets in */
+  STILL_CLONED,  /* a reflink of the file without a name (btrfs, XFS, bcachefs), mapped; works with writers
+                    there.  What is dirty is written back first, and the bytes are read from the disk anew. An
+                    access  faults on a disk error */
+  STILL_COPIED,  /* read into private memory */
+  STILL_PAGED,   /* pages fetched once, at first touch: for what is too large to copy. Torn: `require` is
+                    STILL_TORN where it is not given, and a higher one is refused. A plan of STILL_AUTO has
+                    it only where STILL_TORN is accepted and a copy is over the budget. A page that cannot be
+                    read when it is touched (an error, or the file ends before it by now) is lost: the access
+                    faults, still_current says STILL_LOST, still_lost_bytes how much. Pages fetched are
+                    memory of our own: they count in still_private_bytes and for the process's
+                    memory_budget, so that others get less, but are never refused, for a byte observed
+                    cannot be given up. Without CAP_SYS_PTRACE, access to /dev/userfaultfd or
+                    vm.unprivileged_userfaultfd=1, a system call that is given a page not fetched yet fails
+                    with EFAULT: STILL_ADVISE_POPULATE first. With it, never give write(2) to a file the
+                    unfetched pages of a snapshot of that same file: on XFS the two would wait for each
+                    other. Refused by most container profiles: STILL_ERROR_UNSUPPORTED. Linux 5.11,
+                    userfaultfd(2) */
+  STILL_SPILLED, /* copied into a private temporary file, for more than memory_budget: all of it is allocated
+                    before, and on the disk when the open returns. An access faults on a disk error */
   STILL_COOPERATIVE, /* by name only: the file's own pages under shared advisory locks, flock(2) and
                         F_OFD_SETLK, for the snapshot's life. Bytes change, and an access faults, as with
                         mmap(2), where a peer writes or truncates without taking an exclusive lock first. A
@@ -244,7 +247,9 @@ typedef struct still_settings {
   uint64_t reserve_bytes;       /* memory kept ready for detaches; none in this version; $STILLMAP_RESERVE_BYTES */
   uint64_t memory_budget;       /* private memory of all snapshots; half of the machine's; $STILLMAP_MEMORY_BUDGET */
   int signal;                   /* real-time signal of the warden; the highest unused one; $STILLMAP_SIGNAL */
-  const char* temporary_folder; /* for ways that need files; none in this version; $STILLMAP_TMPDIR */
+  const char* temporary_folder; /* tried first for private temporary files, before the folder of the file,
+                                   the root of its mount, /var/tmp and /tmp (not where these are tmpfs);
+                                   $STILLMAP_TMPDIR */
 } still_settings;
 
 /* Before the first open; later: EBUSY. */

@@ -18,17 +18,6 @@ namespace pager {
 struct region;
 }
 
-// What one open works on.
-struct opening {
-  descriptor file;     // ours: opened by us, or opened anew; empty where that could not be done
-  int caller_fd = -1;  // the caller's, where it was opened by descriptor
-  facts known;
-  request wanted;
-  plan chosen;
-
-  int fd() const noexcept { return file ? file.get() : caller_fd; }
-};
-
 // What a way of holding hands back. One of the owners is in use.
 struct held {
   const std::byte* data = nullptr;
@@ -38,13 +27,30 @@ struct held {
   bool stamped = false;  // `taken` belongs to these very bytes
 
   pool::buffer buffer;          // copied
-  std::byte* mapped = nullptr;  // the file's own pages
+  std::byte* mapped = nullptr;  // pages of the file, of its clone, of a spill
   std::size_t mapped_bytes = 0;
   warden::hold* hold = nullptr;     // leased
   std::uint64_t charged_bytes = 0;  // of the memory budget
   int lock_fd = -1;                 // cooperative: bears the locks
   std::int64_t lock_mark = 0;       // ... and this offset, which tells that it is ours
   pager::region* region = nullptr;  // paged; in `mapped`, nullptr where that is all tail
+};
+
+// What one open works on.
+struct opening {
+  descriptor file;     // ours: opened by us, or opened anew; empty where that could not be done
+  int caller_fd = -1;  // the caller's, where it was opened by descriptor
+  facts known;
+  request wanted;
+  plan chosen;
+
+  held arrived;  // of a stream, what came before a copy of it met the budget: it comes once
+  std::size_t arrived_bytes = 0;
+
+  opening() = default;
+  ~opening() { drop_arrived(); }
+  void drop_arrived() noexcept;
+  int fd() const noexcept { return file ? file.get() : caller_fd; }
 };
 
 // 0, or an error number of the interface with its reason.
@@ -68,7 +74,11 @@ struct way {
   std::uint64_t (*lost_bytes)(const held& one) noexcept = nothing_lost;
 };
 
-extern const way copied_way, sealed_way, leased_way, cooperative_way, trusted_way, paged_way;
+extern const way sealed_way, leased_way, cloned_way, copied_way, spilled_way, paged_way, cooperative_way,
+    trusted_way;
+
+// A page fault that is under way for longer than this is not reckoned with.
+constexpr std::int64_t fault_max_ns = 10'000'000'000;
 
 // Where the range ends, given the size that the file has now. 0, ERANGE or EOVERFLOW.
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;

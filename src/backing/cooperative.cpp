@@ -25,7 +25,7 @@ taking take(opening& from, held& into) noexcept {
   if (const long bad = read_stamps(fd, nullptr, from.known.at_open); bad != 0)
     return {error_of(bad), "statx"};
   into.when = STILL_TORN;
-  if (const taking mapped = map_as_it_is(from, into); mapped.error != 0) return mapped;
+  if (const taking mapped = map_as_it_is(from, fd, into); mapped.error != 0) return mapped;
   // An application that closes every descriptor takes the locks with it; the number may be another's then.
   into.lock_mark = warden::next_mark();
   kernel::seek(fd, into.lock_mark);

@@ -6,12 +6,11 @@
 
 namespace stillmap {
 
-taking map_as_it_is(opening& from, held& into) noexcept {
+taking map_as_it_is(const opening& from, int fd, held& into) noexcept {
   std::uint64_t length = 0;
   if (const int error = range_of(from.wanted, from.known.at_open.size, length)) return {error};
   window view;
-  if (const long error = map_window(from.fd(), from.wanted.offset, length, from.wanted.padding, view);
-      error != 0)
+  if (const long error = map_window(fd, from.wanted.offset, length, from.wanted.padding, view); error != 0)
     return {error_of(error), "mmap"};
   if (!memory::charge(view.tail_bytes, from.wanted.memory_budget)) return {STILL_ERROR_OVER_BUDGET};
   if (from.wanted.populate && view.file_bytes > 0)
@@ -32,6 +31,9 @@ void release_mapping(held& one) noexcept {
 
 still_state shared_for_ever(const held&) noexcept {
   return STILL_SHARED;
+}
+still_state private_for_ever(const held&) noexcept {
+  return STILL_PRIVATE;
 }
 std::uint64_t tail_alone(const held& one) noexcept {
   return one.charged_bytes;

@@ -8,7 +8,7 @@ namespace stillmap {
 namespace {
 
 taking take(opening& from, held& into) noexcept {
-  const taking result = map_as_it_is(from, into);
+  const taking result = map_as_it_is(from, from.fd(), into);
   into.when = STILL_POINT_IN_TIME;
   into.stamped = true;
   return result;

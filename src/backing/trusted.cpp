@@ -9,7 +9,7 @@ namespace {
 
 taking take(opening& from, held& into) noexcept {
   into.when = STILL_TORN;
-  return map_as_it_is(from, into);
+  return map_as_it_is(from, from.fd(), into);
 }
 
 }  // namespace

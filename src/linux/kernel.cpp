@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sys/file.h>
@@ -135,6 +136,22 @@ long seals(int fd) noexcept {
 }
 long current_directory(char* into, std::size_t bytes) noexcept {
   return call(SYS_getcwd, into, bytes);
+}
+
+long open_temporary(const char* folder) noexcept {
+  return call_again(SYS_openat, AT_FDCWD, folder, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0);
+}
+long clone_file(int from, int into) noexcept {
+  return call_again(SYS_ioctl, into, FICLONE, from);
+}
+long allocate(int fd, std::uint64_t bytes) noexcept {
+  return call_again(SYS_fallocate, fd, 0, 0L, bytes);
+}
+long set_size(int fd, std::uint64_t bytes) noexcept {
+  return call_again(SYS_ftruncate, fd, bytes);
+}
+long sync_mapping(void* address, std::size_t bytes) noexcept {
+  return call_again(SYS_msync, address, bytes, MS_SYNC);
 }
 
 long lock_shared(int fd) noexcept {

@@ -52,6 +52,13 @@ long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
 long current_directory(char* into, std::size_t bytes) noexcept;  // length with its NUL
 
+// An unlinked file in this folder, of mode 0, for reading and writing (O_TMPFILE | O_EXCL).
+long open_temporary(const char* folder) noexcept;
+long clone_file(int from, int into) noexcept;         // FICLONE: all of it
+long allocate(int fd, std::uint64_t bytes) noexcept;  // fallocate(2): blocks and size
+long set_size(int fd, std::uint64_t bytes) noexcept;
+long sync_mapping(void* address, std::size_t bytes) noexcept;  // msync(MS_SYNC)
+
 // Shared advisory locks on the whole file, flock(2) and F_OFD_SETLK, without waiting; -EAGAIN: refused.
 long lock_shared(int fd) noexcept;
 

@@ -12,6 +12,7 @@
 
 #include <new>
 
+#include "files_thread.hpp"
 #include "linux/kernel.hpp"
 #include "linux/mounts.hpp"
 #include "memory.hpp"
@@ -99,6 +100,7 @@ void after_fork_in_child() noexcept {
   all.live_leases.store(0);
   keeper_thread::forget_after_fork();
   copiers::forget_after_fork();
+  files_thread::forget_after_fork();
   // Unlocked, for before_fork locked them, and made anew, for threads that waited are counted in them and are
   // not here.
   all.mutex.unlock();

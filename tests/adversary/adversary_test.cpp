@@ -43,7 +43,7 @@ constexpr std::uint64_t small_sizes[] = {4097, 0, 65537, 1, 4096, 4095};
 constexpr std::uint64_t large_sizes[] = {1 << 20, (3 << 20) + 5, 1 << 20, 17 << 20, (3 << 20) + 5};
 constexpr std::uint64_t sanitized_large_sizes[] = {600'000, 1 << 20, 600'000, (3 << 20) + 5};
 constexpr std::size_t descriptors_max = 8;  // the library's own, with no snapshot alive
-constexpr std::size_t threads_max = 11;
+constexpr std::size_t threads_max = 13;
 
 using clock = std::chrono::steady_clock;
 
@@ -111,6 +111,7 @@ class environment : public testing::Environment {
     here->before = take_footprint();
     here->paged = paged_is_to_be_had();
     if (here->paged) here->ways.push_back(way::paged);
+    if (!sanitized) here->ways.push_back(way::spilled);
   }
   void TearDown() override {
     all_tallies().print();
@@ -216,10 +217,12 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
     all_tallies().skip(where_->name + ": behind the schedule: fewer combinations with a thread as writer");
   // Leases by another process with both sizes, the rest with one of them in turn.
   std::uint64_t sizes = here->turn / 5 + index;
+  std::vector<way> ways = here->ways;
+  if (where_->clones && !sanitized) ways.push_back(way::cloned);
   for (const striker::place place : {striker::place::process, striker::place::thread}) {
-    for (const way how : here->ways) {
+    for (const way how : ways) {
       const bool large = sizes % 2 == 1;
-      if (behind && place == striker::place::thread && how != here->ways[sizes % here->ways.size()]) {
+      if (behind && place == striker::place::thread && how != ways[sizes % ways.size()]) {
         ++sizes;
         continue;
       }
@@ -240,7 +243,7 @@ TEST_P(every_writer, finds_bytes_that_hold_still) {
   while (!HasFailure() && used() < share) {
     const std::uint64_t turn = here->turn;
     const auto place = turn % 2 ? striker::place::process : striker::place::thread;
-    one(here->ways[turn % here->ways.size()], place, turn % 4 == 3 ? large_size(turn / 4) : small_size(kind, turn));
+    one(ways[turn % ways.size()], place, turn % 4 == 3 ? large_size(turn / 4) : small_size(kind, turn));
   }
   expect_nothing_left();
 }

@@ -86,6 +86,10 @@ std::string judge_answers(way how, const request& what, std::uint64_t size, cons
     bad << "asked for leased, got " << still_backing_name(took) << "; ";
   if (how == way::copied && took != STILL_COPIED)
     bad << "asked for copied, got " << still_backing_name(took) << "; ";
+  if (how == way::cloned && took != STILL_CLONED)
+    bad << "asked for cloned, got " << still_backing_name(took) << "; ";
+  if (how == way::spilled && took != STILL_SPILLED)
+    bad << "asked for spilled, got " << still_backing_name(took) << "; ";
   if (how == way::paged && took != STILL_PAGED)
     bad << "asked for paged, got " << still_backing_name(took) << "; ";
   if (how == way::sealed && took != STILL_SEALED)
@@ -138,14 +142,15 @@ class round {
     return told.result.error == 0;
   }
 
-  // Opens; where that is rightly refused, opens what can always be had. Nothing is in the way of paged.
+  // Opens; where that is rightly refused, opens what can always be had. Nothing is in the way of paged,
+  // nor of cloned where blocks can be shared.
   bool take(const request& what, holding* held) {
     refusal why;
     if (hold(how_, file_.reader, what, held, &why)) {
       if (const std::string bad = judge_answers(how_, what, size_, *held); !bad.empty()) fail(bad);
       return true;
     }
-    if (how_ != way::automatic && how_ != way::leased && how_ != way::copied) {
+    if (how_ != way::automatic && how_ != way::leased && how_ != way::copied && how_ != way::spilled) {
       fail("cannot hold: " + why.message);
       return false;
     }
@@ -283,9 +288,8 @@ outcome round::at_work(int milliseconds) {
   const progress& sofar = on_.writer->so_far();
   on_.writer->begin_work(1);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
-  static constexpr way some[] = {way::automatic, way::copied, way::leased, way::automatic, way::copied};
-  static constexpr way more[] = {way::automatic, way::copied, way::leased, way::automatic, way::paged};
-  const auto& ways = on_.paged ? more : some;
+  const way ways[] = {way::automatic, way::copied, way::leased,
+                      on_.where->clones ? way::cloned : way::automatic, on_.paged ? way::paged : way::copied};
   static constexpr still_consistency levels[] = {STILL_VERIFIED, STILL_VERIFIED,      STILL_VERIFIED,
                                                  STILL_TORN,     STILL_POINT_IN_TIME, STILL_TORN,
                                                  STILL_VERIFIED};
@@ -375,14 +379,15 @@ outcome round::at_work(int milliseconds) {
 
 std::vector<arena> arenas() {
   std::vector<arena> all;
-  const auto add = [&](const char* name, const char* reader, const char* writer, bool leases, bool verifies) {
+  const auto add = [&](const char* name, const char* reader, const char* writer, bool leases, bool verifies,
+                       bool clones = false) {
     const char *from = std::getenv(reader), *to = std::getenv(writer);
-    all.push_back({name, from ? from : "", to ? to : "", leases, verifies});
+    all.push_back({name, from ? from : "", to ? to : "", leases, verifies, clones});
   };
   add("ext4", "STILLMAP_TEST_EXT4", "STILLMAP_TEST_EXT4", true, true);
   add("tmpfs", "STILLMAP_TEST_TMPFS", "STILLMAP_TEST_TMPFS", true, false);
-  add("xfs", "STILLMAP_TEST_XFS", "STILLMAP_TEST_XFS", true, true);
-  add("btrfs", "STILLMAP_TEST_BTRFS", "STILLMAP_TEST_BTRFS", true, true);
+  add("xfs", "STILLMAP_TEST_XFS", "STILLMAP_TEST_XFS", true, true, true);
+  add("btrfs", "STILLMAP_TEST_BTRFS", "STILLMAP_TEST_BTRFS", true, true, true);
   add("overlay", "STILLMAP_TEST_OVERLAY", "STILLMAP_TEST_OVERLAY", false, false);
   // One file, two names: a lease taken through one does not see writers that come through the other.
   add("overlay_upper_writer", "STILLMAP_TEST_OVERLAY", "STILLMAP_TEST_OVERLAY_UPPER", false, false);

@@ -27,6 +27,7 @@ struct arena {
   std::string reader_folder, writer_folder;
   bool leases = true;    // a lease protects here
   bool verifies = true;  // VERIFIED is to be had without a lease
+  bool clones = false;   // blocks can be shared between files
 };
 
 std::vector<arena> arenas();

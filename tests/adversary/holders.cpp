@@ -18,11 +18,13 @@ namespace {
 still_options options_for(way how, const request& what) {
   still_options options = {};
   options.size = sizeof options;
-  options.backing = how == way::leased   ? STILL_LEASED
-                    : how == way::copied ? STILL_COPIED
-                    : how == way::sealed ? STILL_SEALED
-                    : how == way::paged  ? STILL_PAGED
-                                         : STILL_AUTO;
+  options.backing = how == way::leased    ? STILL_LEASED
+                    : how == way::copied  ? STILL_COPIED
+                    : how == way::sealed  ? STILL_SEALED
+                    : how == way::cloned  ? STILL_CLONED
+                    : how == way::spilled ? STILL_SPILLED
+                    : how == way::paged   ? STILL_PAGED
+                                          : STILL_AUTO;
   options.require = what.require;
   options.offset = what.offset;
   options.length = what.length;
@@ -63,8 +65,8 @@ bool hold_plain(way how, const std::string& path, holding* out, refusal* why) {
 }  // namespace
 
 const char* name_of(way how) {
-  static constexpr const char* names[] = {"auto",         "leased",        "copied", "sealed", "paged",
-                                          "plain_shared", "plain_private", "flipped"};
+  static constexpr const char* names[] = {"auto",    "leased", "copied",       "sealed",        "cloned",
+                                          "spilled", "paged",  "plain_shared", "plain_private", "flipped"};
   return names[static_cast<int>(how)];
 }
 

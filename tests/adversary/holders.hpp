@@ -14,7 +14,18 @@
 
 namespace adversary {
 
-enum class way { automatic, leased, copied, sealed, paged, plain_shared, plain_private, flipped };
+enum class way {
+  automatic,
+  leased,
+  copied,
+  sealed,
+  cloned,
+  spilled,
+  paged,
+  plain_shared,
+  plain_private,
+  flipped
+};
 const char* name_of(way how);
 
 // What is asked for beside the way. Byte counts; offset and length within the file.

@@ -118,13 +118,8 @@ const registration bad_input("bad input is refused with the error that the heade
   check(leases_held() == 0, "leases are left");
 });
 
-const registration not_built("ways that are not built are refused by name", [] {
+const registration not_to_be_had("a way that is not to be had for the file is refused by name", [] {
   const std::string path = fresh_file(10'000);
-  for (const still_backing how : {STILL_CLONED, STILL_SPILLED}) {
-    still_options o = plain();
-    o.backing = how;
-    expect_refusal(still_backing_name(how), path, o, STILL_ERROR_UNSUPPORTED);
-  }
   still_options o = plain();
   o.backing = STILL_SEALED;
   expect_refusal("sealed, of a plain file", path, o, STILL_ERROR_UNSUPPORTED);

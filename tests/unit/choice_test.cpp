@@ -60,8 +60,8 @@ const situation situations[] = {
      },
      "L C"},
     {"large on ext4", [](facts& f, request&, machine&) { large_on(f, file_system::ext4); }, "L C"},
-    {"large on xfs", [](facts& f, request&, machine&) { large_on(f, file_system::xfs); }, "L C"},
-    {"large on btrfs", [](facts& f, request&, machine&) { large_on(f, file_system::btrfs); }, "L C"},
+    {"large on xfs", [](facts& f, request&, machine&) { large_on(f, file_system::xfs); }, "L K C"},
+    {"large on btrfs", [](facts& f, request&, machine&) { large_on(f, file_system::btrfs); }, "L K C"},
     {"large on tmpfs: stamps prove nothing there",
      [](facts& f, request&, machine&) { large_on(f, file_system::tmpfs); }, "L C", 0, true, witness::none},
     {"strict: no lease outlives the open, but one may stand while copying",
@@ -213,7 +213,7 @@ const situation situations[] = {
        f.read_only_kind = f.loop_over_file = true;
      },
      "", STILL_ERROR_UNSUPPORTED, false, witness::none},
-    {"a pipe", [](facts& f, request&, machine&) { f.kind = file_kind::stream; }, "C", 0, false,
+    {"a pipe", [](facts& f, request&, machine&) { f.kind = file_kind::stream; }, "C F", 0, false,
      witness::nature},
     {"a pipe has no instant",
      [](facts& f, request& r, machine&) {
@@ -229,7 +229,7 @@ const situation situations[] = {
        f.kind = file_kind::generated;
        r.require = STILL_TORN;
      },
-     "C", 0, false, witness::none},
+     "C F", 0, false, witness::none},
     {"a directory", [](facts& f, request&, machine&) { f.kind = file_kind::directory; }, "",
      STILL_ERROR_UNSUPPORTED, false, witness::none},
     {"a descriptor that could not be opened anew: no lease, no lseek",
@@ -239,25 +239,25 @@ const situation situations[] = {
        r.require = STILL_TORN;
      },
      "C", 0, false, witness::none},
-    {"over budget: neither a copy nor a lease that might become one",
+    {"over budget: no copy in memory, nor a lease that might become one",
      [](facts& f, request& r, machine&) {
        large_on(f, file_system::ext4);
        r.memory_budget = mib;
      },
-     "", STILL_ERROR_OVER_BUDGET},
+     "F"},
     {"the process's budget counts as well",
      [](facts& f, request&, machine& m) {
        large_on(f, file_system::ext4);
        m.budget_left = mib;
      },
-     "", STILL_ERROR_OVER_BUDGET},
+     "F"},
     {"over budget, but sealed",
      [](facts& f, request& r, machine&) {
        large_on(f, file_system::tmpfs);
        f.sealed_memory = true;
        r.memory_budget = mib;
      },
-     "S", 0, true, witness::nature},
+     "S F", 0, true, witness::nature},
     {"copied insisted on",
      [](facts& f, request& r, machine&) {
        large_on(f, file_system::ext4);
@@ -283,58 +283,48 @@ const situation situations[] = {
        r.strict = true;
      },
      "", STILL_ERROR_UNSUPPORTED},
-    {"cloned: not in this version",
+    {"cloned insisted on, where blocks can be shared",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::btrfs);
+       r.backing = STILL_CLONED;
+     },
+     "K"},
+    {"cloned insisted on, where they cannot",
      [](facts& f, request& r, machine&) {
        f.at_open.size = 10;
        r.backing = STILL_CLONED;
      },
      "", STILL_ERROR_UNSUPPORTED},
-    {"too large to copy, torn accepted: paged",
+    {"strict, where blocks can be shared: no copy, and no writer who waits",
+     [](facts& f, request& r, machine&) {
+       large_on(f, file_system::xfs);
+       r.strict = true;
+     },
+     "K C"},
+    {"a few MiB are copied sooner than cloned",
+     [](facts& f, request& r, machine&) {
+       f.system = file_system::xfs;
+       f.at_open.size = mib;
+       r.strict = true;
+     },
+     "C K"},
+    {"another user's file, point in time required, where blocks can be shared",
+     [](facts& f, request& r, machine& m) {
+       large_on(f, file_system::xfs);
+       m.may_lease = false;
+       r.require = STILL_POINT_IN_TIME;
+     },
+     "K", 0, false},
+    {"spilled insisted on, small",
+     [](facts& f, request& r, machine&) {
+       f.at_open.size = 10;
+       r.backing = STILL_SPILLED;
+     },
+     "F"},
+    {"spilled cannot reach a level that a copy cannot",
      [](facts& f, request& r, machine&) {
        large_on(f, file_system::overlay);
-       r.memory_budget = mib;
-       r.require = STILL_TORN;
-     },
-     "P", 0, false, witness::none},
-    {"too large for what the process may still take, torn accepted",
-     [](facts& f, request& r, machine& m) {
-       large_on(f, file_system::ext4);
-       m.budget_left = mib;
-       r.require = STILL_TORN;
-     },
-     "P"},
-    {"paged insisted on, small",
-     [](facts& f, request& r, machine&) {
-       f.at_open.size = 10;
-       r.backing = STILL_PAGED;
-       r.require = STILL_TORN;
-     },
-     "P"},
-    {"paged proves nothing",
-     [](facts& f, request& r, machine&) {
-       f.at_open.size = 10;
-       r.backing = STILL_PAGED;
-     },
-     "", STILL_ERROR_UNSUPPORTED},
-    {"paged needs a file with a size",
-     [](facts& f, request& r, machine&) {
-       f.kind = file_kind::stream;
-       r.backing = STILL_PAGED;
-       r.require = STILL_TORN;
-     },
-     "", STILL_ERROR_UNSUPPORTED, false, witness::nature},
-    {"paged needs a descriptor of its own",
-     [](facts& f, request& r, machine&) {
-       f.own_descriptor = false;
-       r.backing = STILL_PAGED;
-       r.require = STILL_TORN;
-     },
-     "", STILL_ERROR_UNSUPPORTED, false, witness::none},
-    {"paged on hugetlbfs",
-     [](facts& f, request& r, machine&) {
-       large_on(f, file_system::hugetlbfs);
-       r.backing = STILL_PAGED;
-       r.require = STILL_TORN;
+       r.backing = STILL_SPILLED;
      },
      "", STILL_ERROR_UNSUPPORTED, false, witness::none},
     {"trusted, by name",

@@ -30,33 +30,17 @@
 #include "linux/kernel.hpp"
 #include "memory.hpp"
 #include "pager/pager.hpp"
+#include "stand_in.hpp"
 
 namespace stillmap {
 namespace {
 
+using testing_support::answer;
+using testing_support::answer_no_more;
+using testing_support::real;
 using testing_support::try_read;
 
 constexpr std::size_t page = 4096;
-
-long real(long number, const long (&a)[6]) {
-  const long result = ::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-  return result == -1 ? -static_cast<long>(errno) : result;
-}
-
-// What stands in for the kernel: nothing, or an answer. Never freed: a thread of the library may be in it
-// still.
-using stand_in = std::function<bool(long number, const long (&arguments)[6], long& answer)>;
-std::atomic<const stand_in*> standing_in{nullptr};
-long interposed(long number, const long (&arguments)[6]) {
-  long answer = 0;
-  const stand_in* const answers = standing_in.load();
-  return answers != nullptr && (*answers)(number, arguments, answer) ? answer : real(number, arguments);
-}
-void answer(stand_in answers) {
-  static auto& all_of_them = *new std::deque<stand_in>;  // reachable, so no leak
-  standing_in.store(&all_of_them.emplace_back(std::move(answers)));
-  kernel::interpose(interposed);
-}
 
 bool is_poisoning(long number, const long (&a)[6]) {
   return number == SYS_ioctl && (static_cast<unsigned long>(a[1]) & 0xffff) == (UFFDIO << 8 | 0x08);
@@ -105,8 +89,7 @@ class Paged : public testing::Test {
     still_close(one);
   }
   void TearDown() override {
-    standing_in.store(nullptr);
-    kernel::interpose(nullptr);
+    answer_no_more();
     EXPECT_EQ(memory::charged(), charged_before_);
     ::unlink(path_.c_str());
   }
@@ -234,7 +217,7 @@ TEST_F(Paged, WhatEndsBeforeItIsTouchedFaultsAndIsTold) {
     EXPECT_EQ(still_lost_bytes(one), (100 - kept) * page);
     EXPECT_EQ(still_private_bytes(one), kept * page);
     still_close(one);
-    standing_in.store(nullptr);
+    testing_support::standing_in.store(nullptr);
   }
 }
 
@@ -473,7 +456,7 @@ TEST_F(Paged, ChildThatIsToCarryItHasEveryByte) {
     EXPECT_EQ(in_child(check), 0) << "a second fork";
     EXPECT_EQ(check(), 0);
     still_close(one);
-    standing_in.store(nullptr);
+    testing_support::standing_in.store(nullptr);
   }
 }
 
@@ -548,7 +531,7 @@ TEST_F(Paged, IsRefusedWithAReasonWhereTheKernelRefuses) {
                 still_snapshot* one = nullptr;
                 if (still_open_fd(file, &options, &one) != STILL_ERROR_UNSUPPORTED) return 2;
                 if (std::strstr(still_message(), "userfaultfd") == nullptr) return 3;
-                standing_in.store(nullptr);
+                testing_support::standing_in.store(nullptr);
                 if (still_open_fd(file, &options, &one) != 0) return 4;  // refused once is not for ever
                 if (data(one)[0] != std::byte('a')) return 5;
                 still_close(one);
@@ -558,13 +541,22 @@ TEST_F(Paged, IsRefusedWithAReasonWhereTheKernelRefuses) {
   }
 }
 
-TEST_F(Paged, IsWhatIsLeftWhereACopyIsOverTheBudgetAndTornWillDo) {
+TEST_F(Paged, IsWhatIsLeftWhereACopyIsOverTheBudgetWithoutATemporaryFileAndTornWillDo) {
+  answer([](long number, const long(&a)[6], long& result) {
+    result = -EACCES;
+    return number == SYS_openat && (a[2] & O_TMPFILE) == O_TMPFILE;
+  });
   still_snapshot* one = nullptr;
   const auto little = [](still_options& o) {
     o.backing = STILL_AUTO;
     o.memory_budget = page;
   };
-  EXPECT_EQ(open(&one, little), STILL_ERROR_OVER_BUDGET);
+  EXPECT_EQ(open(&one,
+                 [&](still_options& o) {
+                   little(o);
+                   o.require = STILL_VERIFIED;
+                 }),
+            EACCES);
   EXPECT_EQ(open(&one, [](still_options& o) { o.require = STILL_VERIFIED; }), STILL_ERROR_UNSUPPORTED);
   still_options options{};
   options.size = sizeof options;

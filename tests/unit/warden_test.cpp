@@ -28,26 +28,15 @@
 #include "linux/kernel.hpp"
 #include "memory.hpp"
 #include "settings.hpp"
+#include "stand_in.hpp"
 
 namespace stillmap {
 namespace {
 
+using testing_support::answer;
+using testing_support::answer_no_more;
+using testing_support::real;
 using testing_support::try_read;
-
-long real(long number, const long (&a)[6]) {
-  const long result = ::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-  return result == -1 ? -static_cast<long>(errno) : result;
-}
-
-// What stands in for the kernel: nothing, or an answer. Never freed: a thread of the library may be in it
-// still.
-using stand_in = std::function<bool(long number, const long (&arguments)[6], long& answer)>;
-std::atomic<const stand_in*> standing_in{nullptr};
-long interposed(long number, const long (&arguments)[6]) {
-  long answer = 0;
-  const stand_in* const answers = standing_in.load();
-  return answers != nullptr && (*answers)(number, arguments, answer) ? answer : real(number, arguments);
-}
 
 bool is_release(long number, const long (&a)[6]) {
   return number == SYS_fcntl && a[1] == F_SETLEASE && a[2] == F_UNLCK;
@@ -65,8 +54,7 @@ class Warden : public testing::Test {
     charged_before_ = memory::charged();
   }
   void TearDown() override {
-    standing_in.store(nullptr);
-    kernel::interpose(nullptr);
+    answer_no_more();
     if (snapshot_ != nullptr) still_close(snapshot_);
     EXPECT_EQ(memory::charged(), charged_before_);
     ::unlink(path_.c_str());
@@ -83,13 +71,6 @@ class Warden : public testing::Test {
     ASSERT_EQ(still_open(path_.c_str(), &options, &snapshot_), 0) << still_message();
     data_ = static_cast<const std::byte*>(still_data(snapshot_));
     EXPECT_EQ(data_[0], std::byte('a'));  // so that a page is mapped
-  }
-  // From now on calls meet `answers` first. Set before the writer comes; tests wait for the writer before
-  // they take it away.
-  void answer(stand_in answers) {
-    static auto& all_of_them = *new std::deque<stand_in>;  // reachable, so no leak
-    standing_in.store(&all_of_them.emplace_back(std::move(answers)));
-    kernel::interpose(interposed);
   }
   // Overwrites the file from a child process; returns when it is through.
   void write_over() {
