@@ -31,11 +31,6 @@ const char* no_lease(const facts& file, const machine& here) noexcept {
   return nullptr;
 }
 
-// Kinds of file system that can share extents between files; whether this one does is found out by trying.
-bool may_clone(file_system system) noexcept {
-  return system == file_system::xfs || system == file_system::btrfs || system == file_system::bcachefs;
-}
-
 const char* why_sealed(const facts& file) noexcept {
   if (file.sealed_memory) return "sealed memory: F_SEAL_WRITE and F_SEAL_SHRINK";
   if (file.verity) return "fs-verity: the kernel lets no one write";
@@ -74,6 +69,10 @@ struct builder {
 };
 
 }  // namespace
+
+bool may_clone(file_system system) noexcept {
+  return system == file_system::xfs || system == file_system::btrfs || system == file_system::bcachefs;
+}
 
 plan choose(const facts& file, const request& wanted, const machine& here,
             const thresholds& limits) noexcept {

@@ -73,6 +73,9 @@ struct thresholds {
   std::uint64_t clone_min = 4 << 20;          // from here a clone is cheaper than a copy
 };
 
+// Kinds of file system that can share blocks between files; whether this one does is found out by trying.
+bool may_clone(file_system system) noexcept;
+
 plan choose(const facts& file, const request& wanted, const machine& here,
             const thresholds& limits = {}) noexcept;
 

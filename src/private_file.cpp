@@ -126,6 +126,17 @@ long with_clone(const source& from, long (*use)(int fd, void* context) noexcept,
   return result;
 }
 
+mapping map_congruent(int fd, int protection, std::uint64_t offset, std::size_t bytes, const std::byte* like,
+                      long& error) noexcept {
+  mapping reserved(memory::map_congruent(bytes, like), bytes);
+  error = -ENOMEM;
+  if (!reserved) return {};
+  error = kernel::map(reserved.data(), bytes, protection, MAP_SHARED | MAP_FIXED, fd, offset);
+  if (kernel::failed(error)) return {};
+  error = 0;
+  return reserved;
+}
+
 mapping map_spill(const source& from, std::size_t bytes, const std::byte* like, long& error) noexcept {
   mapping result;
   const std::size_t whole = memory::page_ceiling(bytes);
@@ -137,14 +148,9 @@ mapping map_spill(const source& from, std::size_t bytes, const std::byte* like, 
     if (error != 0) return;
     error = in_some_folder(original.get(), purpose::spill, [&](descriptor& file) noexcept {
       if (const long full = kernel::allocate(file.get(), whole); full != 0) return full;
-      std::byte* const place = memory::map_congruent(whole, like);
-      if (place == nullptr) return long{-ENOMEM};
-      mapping reserved(place, whole);
-      const long address =
-          kernel::map(place, whole, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file.get(), 0);
-      if (kernel::failed(address)) return address;
-      result = std::move(reserved);
-      return 0L;
+      long failed = 0;
+      result = map_congruent(file.get(), PROT_READ | PROT_WRITE, 0, whole, like, failed);
+      return failed;
     });
   });
   return result;

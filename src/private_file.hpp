@@ -45,6 +45,10 @@ long with_clone(const source& from, Use&& use) noexcept {
       &use);
 }
 
+// Pages of a file at an address congruent with `like`, as in memory.hpp. Empty, and `error` is -errno.
+mapping map_congruent(int fd, int protection, std::uint64_t offset, std::size_t bytes, const std::byte* like,
+                      long& error) noexcept;
+
 // Writable memory whose pages are those of a private file beside `from`, every block of it allocated;
 // congruent with `like` as in memory.hpp. Empty, and `error` is -errno: -ENOSPC, -EDQUOT, -EFBIG of the last
 // folder that could be used at all.

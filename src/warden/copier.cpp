@@ -6,6 +6,7 @@
 // stuck, on a frozen device say, and one more is let in, so that another lease's break is not held up. A
 // spare thread stands ready for that: it is started by a copier, never by the keeper, for starting a thread
 // allocates.
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <new>
 
 #include "linux/kernel.hpp"
+#include "private_file.hpp"
 #include "settings.hpp"
 #include "warden/threads.hpp"
 #include "warden/warden.hpp"
@@ -64,8 +66,32 @@ void push_finished(detachment* work) noexcept {
   poke();
 }
 
+private_file::source source_of(const detachment& work) noexcept {
+  return {work.fd, work.device, work.inode};
+}
+
+// Of the whole range: a mapping of the file's clone. The lease has frozen the size, unless it was broken through.
+void clone(detachment& work) noexcept {
+  private_file::with_clone(source_of(work), [&](int fd) noexcept {
+    stamps copy;
+    if (const long error = read_stamps(fd, nullptr, copy); error != 0) return error;
+    if (copy.size != work.file_bytes) return long{-ESTALE};
+    long error = 0;
+    work.replacement =
+        private_file::map_congruent(fd, PROT_READ, work.offset, work.bytes, work.source, error).release();
+    if (error == 0) work.all_pieces()[0].valid_bytes = work.wanted_bytes;
+    return error;
+  });
+}
+
 // The bytes of one piece, or as many as can be had: a truncation or a read error leaves the rest invalid.
 void copy(detachment& work, std::uint32_t index) noexcept {
+  if (work.by == means::clone) return clone(work);
+  if (work.by == means::spill) {
+    long error = 0;
+    work.replacement = private_file::map_spill(source_of(work), work.bytes, work.source, error).release();
+    if (work.replacement == nullptr) return;
+  }
   const std::size_t begin = work.piece_begin(index);
   const std::size_t wanted = begin >= work.wanted_bytes
                                  ? 0
@@ -81,7 +107,8 @@ void copy(detachment& work, std::uint32_t index) noexcept {
       done += static_cast<std::size_t>(got);
     }
   }
-  work.all_pieces()[index].valid_bytes = static_cast<std::uint32_t>(done);
+  if (work.by == means::spill && private_file::settle_spill(work.replacement, work.bytes) != 0) done = 0;
+  work.all_pieces()[index].valid_bytes = done;
 }
 
 // Takes the next piece off the queue.
@@ -104,7 +131,7 @@ void finish_piece(detachment& work, std::uint32_t index) noexcept {
   piece_state expected = piece_state::copying;
   if (work.all_pieces()[index].state.compare_exchange_strong(expected, piece_state::done)) {
     if (work.unfinished_pieces.fetch_sub(1) == 1) push_finished(&work);
-  } else {  // too late: the keeper went on without it
+  } else if (work.replacement != nullptr) {  // too late: the keeper went on without it
     kernel::unmap(work.replacement + work.piece_begin(index), work.piece_bytes(index));
   }
   release(&work);

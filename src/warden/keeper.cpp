@@ -38,6 +38,8 @@ constexpr std::int64_t foreign_poll_ns = 2 * millisecond_ns;  // ... how often l
 constexpr std::int64_t paused_poll_ns = 10 * millisecond_ns;  // while a fork is under way
 constexpr std::size_t foreign_max = 64;
 constexpr int drained_max = 4096;
+constexpr std::size_t clone_min_bytes = std::size_t{4} << 20;  // copying less costs less than a clone
+constexpr std::int64_t clone_min_ns = 2 * millisecond_ns;      // what a clone is given at least
 constexpr std::uint32_t sweep_step = 64;  // leases looked at between two looks for signals
 
 struct shared_state {
@@ -242,7 +244,9 @@ class keeper_loop {
         switch (each->word.state_of(word)) {
           case hold_state::live:
             decided = each->word.change(word, hold_state::detaching);
-            if (decided && begin(*each)) ++one.unfinished;
+            if (!decided) break;
+            each->cloned_in_vain = false;
+            if (begin(*each)) ++one.unfinished;
             break;
           case hold_state::arming:
             decided = each->word.change(word, hold_state::aborted);
@@ -255,22 +259,31 @@ class keeper_loop {
     if (one.unfinished == 0) finish(one);
   }
 
-  // False where the memory is not to be had: the hold will be poisoned.
+  // False where nothing is to be had: the hold will be poisoned.
   bool begin(hold& one) noexcept {
     one.detaching = nullptr;
     if (one.bytes == 0) return false;  // all of it is in its private tail
+    const lease& under = *one.under;
+    if (under.may_clone && under.by_descriptor && !one.cloned_in_vain && one.bytes >= clone_min_bytes)
+      return begin_by(means::clone, one);
+    return begin_by(means::memory, one) || (under.by_descriptor && begin_by(means::spill, one));
+  }
+
+  bool begin_by(means by, hold& one) noexcept {
     lease& under = *one.under;
-    if (!memory::charge(one.bytes, one.budget)) return false;
-    const auto pieces = static_cast<std::uint32_t>((one.bytes + piece_bytes_max - 1) / piece_bytes_max);
+    const std::size_t piece_size = by == means::memory ? piece_bytes_max : one.bytes;
+    const auto pieces = static_cast<std::uint32_t>((one.bytes + piece_size - 1) / piece_size);
     const std::size_t own_bytes =
         memory::page_ceiling(sizeof(detachment) + pieces * sizeof(detachment::piece));
+    if (by == means::memory && !memory::charge(one.bytes, one.budget)) return false;
     const long block =
         kernel::map(nullptr, own_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    std::byte* const replacement =
-        kernel::failed(block) ? nullptr : memory::map_congruent(one.bytes, one.address);
-    if (replacement == nullptr) {
+    std::byte* const replacement = by == means::memory && !kernel::failed(block)
+                                       ? memory::map_congruent(one.bytes, one.address)
+                                       : nullptr;
+    if (kernel::failed(block) || (by == means::memory && replacement == nullptr)) {
       if (!kernel::failed(block)) kernel::unmap(reinterpret_cast<void*>(block), own_bytes);
-      memory::discharge(one.bytes);
+      if (by == means::memory) memory::discharge(one.bytes);
       return false;
     }
     detachment* const work = new (reinterpret_cast<void*>(block)) detachment;
@@ -280,10 +293,20 @@ class keeper_loop {
     work->source = one.address;
     work->offset = one.offset;
     work->wanted_bytes = std::min<std::uint64_t>(one.bytes, under.taken.size - one.offset);
+    work->by = by;
     work->replacement = replacement;
     work->bytes = one.bytes;
     work->own_bytes = own_bytes;
+    work->piece_size = piece_size;
+    work->charged_bytes = by == means::memory ? one.bytes : 0;
+    // Cloning writes back what is dirty, and hangs with its file system. After the time that copying would have
+    // taken it is given up: the writer waits at most twice as long as with the better of the two.
+    if (by == means::clone)
+      work->give_up_ns = kernel::now_ns() + std::max(clone_min_ns, static_cast<std::int64_t>(one.bytes / 4));
     work->fd = under.by_descriptor ? under.fd.load() : -1;
+    work->device = under.device;
+    work->inode = under.inode;
+    work->file_bytes = under.taken.size;
     work->pieces = pieces;
     work->unfinished_pieces.store(pieces);
     one.detaching = work;
@@ -291,10 +314,27 @@ class keeper_loop {
     return true;
   }
 
+  static bool is_whole(detachment& work) noexcept {
+    for (std::uint32_t i = 0; i < work.pieces; ++i) {
+      const detachment::piece& piece = work.all_pieces()[i];
+      if (piece.state.load() != piece_state::done || piece.valid_bytes != wanted_of(work, i)) return false;
+    }
+    return true;
+  }
+
+  // A clone that failed or takes too long: the next means. False where there is none.
+  bool begin_without_clone(hold& one) noexcept {
+    discard(one);
+    one.cloned_in_vain = true;
+    return begin(one);
+  }
+
   void take_finished() noexcept {
     for (detachment* work = copiers::take_finished(); work != nullptr;) {
       detachment* const following = work->next;
-      if (work->of != nullptr && --work->under->unfinished == 0) finish(*work->under);
+      const bool again = work->of != nullptr && work->by == means::clone && !is_whole(*work) &&
+                         begin_without_clone(*work->of);
+      if (!again && work->of != nullptr && --work->under->unfinished == 0) finish(*work->under);
       copiers::release(work);
       work = following;
     }
@@ -305,12 +345,26 @@ class keeper_loop {
     const std::int64_t now = kernel::now_ns();
     for (lease* one = answering_; one != nullptr;) {
       lease* const following = one->next_answering;
-      if (now >= one->deadline_ns) finish(*one);
+      if (now >= one->deadline_ns) {
+        finish(*one);
+      } else {
+        give_up_clones(*one, now);
+      }
       one = following;
     }
   }
 
-  // Everything that will be had is there: swap, poison, release, in this order.
+  void give_up_clones(lease& one, std::int64_t now) noexcept {
+    for_each_detaching(one, [&](hold& each) {
+      if (each.detaching == nullptr || now < each.detaching->give_up_ns) return;
+      if (!begin_without_clone(each)) --one.unfinished;
+    });
+    if (one.unfinished == 0) finish(one);
+  }
+
+  // Everything that will be had is there: swap, poison, release, in this order. Past the deadline the writer may
+  // be through already, and what was copied may be his: then access goes first, and comes back only once the
+  // release has proved that the lease stood until then.
   void finish(lease& one) noexcept {
     if (one.by_descriptor && !is_ours(one)) {
       // Closed under us while the copiers read: the number may have been another file's.
@@ -319,7 +373,7 @@ class keeper_loop {
       for_each_detaching(one, [](hold& each) { discard(each); });
     }
     const bool late = kernel::now_ns() >= one.deadline_ns;
-    for_each_detaching(one, [](hold& each) { put_in_place(each); });
+    for_each_detaching(one, [late](hold& each) { late ? revoke(each) : put_in_place(each); });
 
     const int fd = one.fd.load();
     bool forced = false;
@@ -333,7 +387,9 @@ class keeper_loop {
       forced = late;
     }
     for_each_detaching(one, [&](hold& each) {
+      if (late && (!forced || each.bytes == 0)) put_in_place(each);
       if (forced && each.bytes > 0) {
+        discard(each);
         poison(each, each.address, each.bytes);
         each.stands_on.store(footing::lost);
         memory::discharge(each.private_bytes.exchange(0));
@@ -377,9 +433,9 @@ class keeper_loop {
     if (work == nullptr) return;
     copiers::withdraw(work);
     for (std::uint32_t i = 0; i < work->pieces; ++i) {
-      if (abandon(*work, i)) kernel::unmap(work->replacement + work->piece_begin(i), work->piece_bytes(i));
+      if (abandon(*work, i)) free_piece(*work, i);
     }
-    memory::discharge(work->bytes);
+    memory::discharge(work->charged_bytes);
     work->of = nullptr;
     copiers::release(work);
   }
@@ -400,23 +456,32 @@ class keeper_loop {
       return one.stands_on.store(footing::lost);
     }
     work->of = nullptr;
-    bool whole = true;
-    for (std::uint32_t i = 0; i < work->pieces; ++i) {
-      const detachment::piece& piece = work->all_pieces()[i];
-      whole = whole && piece.state.load() == piece_state::done && piece.valid_bytes == wanted_of(*work, i);
-    }
     std::uint64_t kept = 0;
-    if (whole && kernel::protect(work->replacement, work->bytes, PROT_READ) == 0 &&
+    if (is_whole(*work) && kernel::protect(work->replacement, work->bytes, PROT_READ) == 0 &&
         !kernel::failed(kernel::move_over(work->replacement, work->bytes, one.address))) {
       kept = work->bytes;
     } else {
       copiers::withdraw(work);
       for (std::uint32_t i = 0; i < work->pieces; ++i) kept += rescue(one, *work, i);
     }
-    memory::discharge(work->bytes - kept);
-    one.private_bytes.store(kept);
+    if (work->by == means::memory) {
+      memory::discharge(work->bytes - kept);
+      one.private_bytes.store(kept);
+    }
     one.stands_on.store(kept == work->bytes ? footing::own : footing::lost);
     copiers::release(work);
+  }
+
+  // No access, until it is known what may be seen there.
+  static void revoke(hold& one) noexcept {
+    if (one.bytes == 0) return;
+    if (kernel::protect(one.address, one.bytes, PROT_NONE) != 0) poison(one, one.address, one.bytes);
+    one.stands_on.store(footing::lost);
+  }
+
+  static void free_piece(detachment& work, std::uint32_t index) noexcept {
+    if (work.replacement != nullptr)
+      kernel::unmap(work.replacement + work.piece_begin(index), work.piece_bytes(index));
   }
 
   static std::uint64_t wanted_of(const detachment& work, std::uint32_t index) noexcept {
@@ -430,12 +495,12 @@ class keeper_loop {
   // the bytes kept.
   static std::uint64_t rescue(hold& one, detachment& work, std::uint32_t index) noexcept {
     std::byte* const to = one.address + work.piece_begin(index);
-    std::byte* const from = work.replacement + work.piece_begin(index);
     const std::size_t bytes = work.piece_bytes(index);
     const bool mine = abandon(work, index);
+    std::byte* const from = mine && work.replacement != nullptr ? work.replacement + work.piece_begin(index) : nullptr;
     const detachment::piece& piece = work.all_pieces()[index];
     std::size_t good = 0;
-    if (mine && piece.state.load() == piece_state::done)
+    if (from != nullptr && piece.state.load() == piece_state::done)
       good = piece.valid_bytes == wanted_of(work, index) ? bytes : memory::page_floor(piece.valid_bytes);
     if (good > 0 &&
         (kernel::protect(from, good, PROT_READ) != 0 || kernel::failed(kernel::move_over(from, good, to)))) {
@@ -447,7 +512,7 @@ class keeper_loop {
     }
     if (good < bytes) {
       poison(one, to + good, bytes - good);
-      if (mine) kernel::unmap(from + good, bytes - good);
+      if (from != nullptr) kernel::unmap(from + good, bytes - good);
     }
     return good;
   }

@@ -102,7 +102,9 @@ struct hold {
   } asked;
   std::uint32_t owners = 0;  // guarded by table::mutex
 
-  detachment* detaching = nullptr;  // the keeper's: memory being filled, or nullptr where there is none
+  // The keeper's, while DETACHING.
+  detachment* detaching = nullptr;  // memory being filled, or nullptr where there is none
+  bool cloned_in_vain = false;
 };
 
 // One leased file.
@@ -114,6 +116,7 @@ struct lease {
   // Unlike the signal and the owner it outlives a forced break.
   std::atomic<std::int64_t> mark{0};
   stamps taken;  // under the lease; its size is the frozen one
+  bool may_clone = false;  // the file system can share blocks
   std::atomic<hold*> first{nullptr};
   std::atomic<std::int64_t> seen_ns{0};   // the last moment the lease was seen as F_RDLCK
   std::atomic<bool> hinted{false};        // a signal came while it was still arming

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
 
+#include "choice.hpp"
 #include "linux/kernel.hpp"
 #include "memory.hpp"
 #include "warden/arming.hpp"
@@ -91,6 +92,7 @@ long arming::take(int fd, const facts& known) noexcept {
   lease_->fd.store(fd);
   lease_->device = known.at_open.device;
   lease_->inode = known.at_open.inode;
+  lease_->may_clone = may_clone(known.system);
   lease_->mark = next_mark();
   if (const long error = kernel::seek(fd, lease_->mark); error < 0) return error;
   if (const long error = kernel::signal_set(fd, signal_number()); error != 0) return error;

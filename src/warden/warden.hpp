@@ -61,6 +61,10 @@ constexpr std::size_t piece_bytes_max = std::size_t{16} << 20;
 
 enum class piece_state : std::uint8_t { queued, copying, done, abandoned };
 
+// What takes the place of the file's own pages. In this order, each where the one before is not to be had: a
+// clone of the file, which costs the same for any size; memory within the budget; a private file.
+enum class means : std::uint8_t { clone, memory, spill };
+
 // Private memory being filled for one hold. Lives in a mapping of its own; freed with its last reference (the
 // keeper's, and one for each piece being copied).
 struct detachment {
@@ -69,10 +73,15 @@ struct detachment {
   const std::byte* source = nullptr;
   std::uint64_t offset = 0;        // in the file
   std::uint64_t wanted_bytes = 0;  // up to the frozen size; what follows in the last page is zero
-  std::byte* replacement = nullptr;
-  std::size_t bytes = 0;      // whole pages
+  means by = means::memory;
+  std::byte* replacement = nullptr;  // a clone's and a spill's: made by the copier
+  std::size_t bytes = 0;             // whole pages
+  std::size_t piece_size = piece_bytes_max;
+  std::uint64_t charged_bytes = 0;
+  std::int64_t give_up_ns = INT64_MAX;  // when the next means is tried instead
   std::size_t own_bytes = 0;  // of this block
-  int fd = -1;                // -1: process_vm_readv
+  int fd = -1;                       // -1: process_vm_readv
+  std::uint64_t device = 0, inode = 0, file_bytes = 0;  // of the file; the lease may end before a copier does
   std::uint32_t pieces = 0;
   std::uint32_t next_piece = 0;  // guarded by the copiers' mutex
   detachment* next = nullptr;    // in the copiers' queue, guarded by their mutex; later in the finished list
@@ -81,13 +90,13 @@ struct detachment {
 
   struct piece {
     std::atomic<piece_state> state{piece_state::queued};
-    std::uint32_t valid_bytes = 0;  // published by state
+    std::size_t valid_bytes = 0;  // published by state
   };
   piece* all_pieces() noexcept { return reinterpret_cast<piece*>(this + 1); }
-  std::size_t piece_begin(std::uint32_t index) const noexcept { return std::size_t{index} * piece_bytes_max; }
+  std::size_t piece_begin(std::uint32_t index) const noexcept { return index * piece_size; }
   std::size_t piece_bytes(std::uint32_t index) const noexcept {
     const std::size_t left = bytes - piece_begin(index);
-    return left < piece_bytes_max ? left : piece_bytes_max;
+    return left < piece_size ? left : piece_size;
   }
 };
 
