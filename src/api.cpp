@@ -11,6 +11,7 @@
 
 #include "explanation.hpp"
 #include "failure.hpp"
+#include "many.hpp"
 #include "options.hpp"
 #include "settings.hpp"
 #include "snapshot.hpp"
@@ -52,26 +53,7 @@ int still_open_many(const char* const* paths, size_t count, const still_options*
     return refuse(EINVAL, "still_open_many", "a null pointer");
   request wanted;
   if (const int error = request_from(options, "still_open_many", wanted)) return error;
-  if (count > 1 && wanted.require == STILL_POINT_IN_TIME)
-    return refuse(STILL_ERROR_UNSUPPORTED, "still_open_many",
-                  "one instant for several files is not in this version");
-  if (count == 0) return 0;
-  // The caller's array is untouched where one fails.
-  still_snapshot** const opened = new (std::nothrow) still_snapshot*[count];
-  if (opened == nullptr) return refuse(ENOMEM, "still_open_many", "");
-  std::size_t done = 0;
-  int error = 0;
-  for (; done < count && error == 0; ++done) {
-    error = paths[done] != nullptr ? open_snapshot(paths[done], -1, wanted, &opened[done], nullptr)
-                                   : refuse(EINVAL, "still_open_many", "a null pointer");
-  }
-  if (error == 0) {
-    std::copy_n(opened, count, out);
-  } else {
-    for (std::size_t i = 0; i + 1 < done; ++i) still_close(opened[i]);
-  }
-  delete[] opened;
-  return error;
+  return open_many(paths, count, wanted, out);
 }
 
 const void* still_data(const still_snapshot* snapshot) {

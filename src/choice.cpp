@@ -115,7 +115,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   const auto leased = [&](const char* reason) {
     if (lease_obstacle != nullptr) return build.pass(STILL_LEASED, lease_obstacle);
     if (wanted.strict) return build.pass(STILL_LEASED, "STILL_STRICT: no lease may outlive the open");
-    if (!here.lease_room)
+    if (!here.lease_room && wanted.backing != STILL_LEASED)
       return build.pass(STILL_LEASED, "a quarter of RLIMIT_NOFILE goes to leases already");
     if (!affordable)
       return build.pass(STILL_LEASED, "a detach would need more private memory than memory_budget allows");

@@ -17,10 +17,12 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace stillmap {
 
@@ -115,6 +117,23 @@ class snapshot {
     ec = error_code_of(still_open_fd(fd, &c, &handle));
     return snapshot(handle);
   }
+  // As still_open_many. `opened` gets one snapshot a path; on failure it is left alone.
+  static void open_many(std::span<const char* const> paths, const options& how, std::span<snapshot> opened,
+                        std::error_code& ec) noexcept {
+    const still_options c = how.c();
+    if (opened.size() < paths.size()) {
+      ec = std::make_error_code(std::errc::invalid_argument);
+      return;
+    }
+    still_snapshot** const handles = new (std::nothrow) still_snapshot*[paths.size()];
+    if (handles == nullptr) {
+      ec = std::make_error_code(std::errc::not_enough_memory);
+      return;
+    }
+    ec = error_code_of(still_open_many(paths.data(), paths.size(), &c, handles));
+    for (std::size_t i = 0; !ec && i < paths.size(); ++i) opened[i] = snapshot(handles[i]);
+    delete[] handles;
+  }
   // As still_refresh.
   snapshot refresh(std::error_code& ec) const noexcept {
     still_snapshot* handle = nullptr;
@@ -146,6 +165,13 @@ class snapshot {
     snapshot result = from_fd(fd, how, ec);
     if (ec) throw error(ec, still_message());
     return result;
+  }
+  static std::vector<snapshot> open_many(std::span<const char* const> paths, const options& how = {}) {
+    std::vector<snapshot> opened(paths.size());
+    std::error_code ec;
+    open_many(paths, how, opened, ec);
+    if (ec) throw error(ec, still_message());
+    return opened;
   }
   snapshot refresh() const {
     std::error_code ec;

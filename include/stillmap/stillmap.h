@@ -159,8 +159,15 @@ STILL_API int still_open(const char* path, const still_options* options, still_s
 STILL_API int still_open_fd(int fd, const still_options* options, still_snapshot** out);
 
 /* Opens count files. All or none: on an error nothing stays open, and still_message names the file.
- * options->require = STILL_POINT_IN_TIME for more than one file asks for one instant for all of them; this
- * version answers STILL_ERROR_UNSUPPORTED. */
+ *
+ * options->require = STILL_POINT_IN_TIME for more than one file asks for one instant for all of them: a lease
+ * is taken on each, then the bytes, and then each is looked at again (the path names the same file, the size
+ * is the same, the lease was never broken). All leases stood at one moment, and all bytes are of that moment.
+ * The same file may appear more than once. A writer who comes meanwhile does not wait for the other files;
+ * all is released, and tried again after a random while, a dozen times within about 0.2 s. Errors: as
+ * still_open, for the file that still_message names; STILL_ERROR_BUSY_WRITER or _CHANGING where writers came
+ * in every attempt; STILL_ERROR_UNSUPPORTED where a file can have no lease and may change. Each file takes a
+ * descriptor until the call returns: EMFILE. Cost: an open and a lease for each file on top of the opens. */
 STILL_API int still_open_many(const char* const* paths, size_t count, const still_options* options,
                               still_snapshot** out);
 

@@ -70,7 +70,8 @@ private_file::source source_of(const detachment& work) noexcept {
   return {work.fd, work.device, work.inode};
 }
 
-// Of the whole range: a mapping of the file's clone. The lease has frozen the size, unless it was broken through.
+// Of the whole range: a mapping of the file's clone. The lease has frozen the size, unless it was broken
+// through.
 void clone(detachment& work) noexcept {
   private_file::with_clone(source_of(work), [&](int fd) noexcept {
     stamps copy;

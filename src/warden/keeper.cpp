@@ -299,8 +299,8 @@ class keeper_loop {
     work->own_bytes = own_bytes;
     work->piece_size = piece_size;
     work->charged_bytes = by == means::memory ? one.bytes : 0;
-    // Cloning writes back what is dirty, and hangs with its file system. After the time that copying would have
-    // taken it is given up: the writer waits at most twice as long as with the better of the two.
+    // Cloning writes back what is dirty, and hangs with its file system. After the time that copying would
+    // have taken it is given up: the writer waits at most twice as long as with the better of the two.
     if (by == means::clone)
       work->give_up_ns = kernel::now_ns() + std::max(clone_min_ns, static_cast<std::int64_t>(one.bytes / 4));
     work->fd = under.by_descriptor ? under.fd.load() : -1;
@@ -362,9 +362,9 @@ class keeper_loop {
     if (one.unfinished == 0) finish(one);
   }
 
-  // Everything that will be had is there: swap, poison, release, in this order. Past the deadline the writer may
-  // be through already, and what was copied may be his: then access goes first, and comes back only once the
-  // release has proved that the lease stood until then.
+  // Everything that will be had is there: swap, poison, release, in this order. Past the deadline the writer
+  // may be through already, and what was copied may be his: then access goes first, and comes back only once
+  // the release has proved that the lease stood until then.
   void finish(lease& one) noexcept {
     if (one.by_descriptor && !is_ours(one)) {
       // Closed under us while the copiers read: the number may have been another file's.
@@ -497,7 +497,8 @@ class keeper_loop {
     std::byte* const to = one.address + work.piece_begin(index);
     const std::size_t bytes = work.piece_bytes(index);
     const bool mine = abandon(work, index);
-    std::byte* const from = mine && work.replacement != nullptr ? work.replacement + work.piece_begin(index) : nullptr;
+    std::byte* const from =
+        mine && work.replacement != nullptr ? work.replacement + work.piece_begin(index) : nullptr;
     const detachment::piece& piece = work.all_pieces()[index];
     std::size_t good = 0;
     if (from != nullptr && piece.state.load() == piece_state::done)

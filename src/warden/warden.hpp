@@ -80,7 +80,7 @@ struct detachment {
   std::uint64_t charged_bytes = 0;
   std::int64_t give_up_ns = INT64_MAX;  // when the next means is tried instead
   std::size_t own_bytes = 0;  // of this block
-  int fd = -1;                       // -1: process_vm_readv
+  int fd = -1;                // -1: process_vm_readv
   std::uint64_t device = 0, inode = 0, file_bytes = 0;  // of the file; the lease may end before a copier does
   std::uint32_t pieces = 0;
   std::uint32_t next_piece = 0;  // guarded by the copiers' mutex

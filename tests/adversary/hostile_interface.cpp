@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <utility>
 
 #include "hostile_case.hpp"
 #include "leaks.hpp"
@@ -110,7 +111,9 @@ const registration bad_input("bad input is refused with the error that the heade
   still_snapshot* many[2] = {};
   o = plain();
   o.require = STILL_POINT_IN_TIME;
-  check(still_open_many(paths, 2, &o, many) == STILL_ERROR_UNSUPPORTED, "many at one instant");
+  const int at_once = still_open_many(paths, 2, &o, many);
+  check(at_once == 0 || at_once == STILL_ERROR_UNSUPPORTED, "many at one instant");
+  for (still_snapshot*& one : many) still_close(std::exchange(one, nullptr));
   const std::string missing = path + "-missing";
   paths[1] = missing.c_str();
   check(still_open_many(paths, 2, nullptr, many) == ENOENT && many[0] == nullptr && many[1] == nullptr,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What takes the place of a leased file's pages when a writer comes: a clone, memory, a private file, and what
-// happens where one of them is not to be had.
+// What takes the place of a leased file's pages when a writer comes: a clone, memory, a private file, and
+// what happens where one of them is not to be had.
 #include <errno.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
