@@ -53,15 +53,13 @@ class instant {
       if (members_[i].snapshot.one != nullptr) continue;
       record found;
       if (const int error = open_snapshot(paths_[i], -1, wanted_, &members_[i].snapshot.one, &found)) {
-        again = passes(error) || is_replaced(paths_[i], found);
-        return error;
+        return judged(error, paths_[i], found, again);
       }
     }
     for (std::size_t i = 0; i < count_; ++i) {
       if (stands(members_[i])) continue;
       again = true;
-      return fail({STILL_ERROR_CHANGING, paths_[i], "a writer came before all files were held",
-                   "try again, or open the files one by one", culprits::none, 0, 0});
+      return changing(paths_[i], "a writer came before all files were held");
     }
     return 0;
   }
@@ -72,11 +70,19 @@ class instant {
            error == ENOENT || error == ESTALE;
   }
 
-  // A file that lost its name to another while it was looked at has fewer ways than its successor.
-  static bool is_replaced(const char* path, const record& found) noexcept {
+  int changing(const char* path, const char* cause) const noexcept {
+    return fail(
+        {STILL_ERROR_CHANGING, path, cause, "try again, or open the files one by one", culprits::none, 0, 0});
+  }
+
+  // What a refusal means. A file that lost its name to another while it was looked at has fewer ways than its
+  // successor, which may have been given the same inode number.
+  int judged(int error, const char* path, const record& found, bool& again) const noexcept {
+    again = passes(error);
     stamps now;
-    return read_stamps(-1, path, now) == 0 &&
-           (now.device != found.known.at_open.device || now.inode != found.known.at_open.inode);
+    if (again || read_stamps(-1, path, now) != 0 || now == found.known.at_open) return error;
+    again = true;
+    return changing(path, "the path was given to another file meanwhile");
   }
 
   int guard(std::size_t index, bool& again) noexcept {
@@ -95,14 +101,15 @@ class instant {
     record found;
     const int refused = open_snapshot(path, -1, last, &members_[index].guard.one, &found);
     if (refused == 0) return 0;
-    again = passes(refused) || is_replaced(path, found);
-    if (refused != STILL_ERROR_UNSUPPORTED) return refused;
+    const int error = judged(refused, path, found, again);
+    if (error != STILL_ERROR_UNSUPPORTED) return error;
     // What cannot change needs no guard.
     owned whole;
-    if (const int error = open_snapshot(path, -1, wanted_, &whole.one, &found)) return error;
-    if (found.chosen.copy_witness != witness::nature || found.chosen.nature_level != STILL_POINT_IN_TIME) {
-      still_snapshot* none = nullptr;
-      return open_snapshot(path, -1, last, &none, nullptr);  // tells why there is no lease
+    if (open_snapshot(path, -1, wanted_, &whole.one, &found) != 0 ||
+        found.chosen.copy_witness != witness::nature || found.chosen.nature_level != STILL_POINT_IN_TIME) {
+      // Tells why there is no lease; unless the file is another by now, and there is one.
+      const int told = open_snapshot(path, -1, last, &members_[index].guard.one, &found);
+      return told == 0 ? 0 : judged(told, path, found, again);
     }
     std::swap(members_[index].snapshot.one, whole.one);
     return 0;

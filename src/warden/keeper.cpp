@@ -332,9 +332,10 @@ class keeper_loop {
   void take_finished() noexcept {
     for (detachment* work = copiers::take_finished(); work != nullptr;) {
       detachment* const following = work->next;
-      const bool again = work->of != nullptr && work->by == means::clone && !is_whole(*work) &&
-                         begin_without_clone(*work->of);
-      if (!again && work->of != nullptr && --work->under->unfinished == 0) finish(*work->under);
+      if (hold* const of = work->of; of != nullptr) {
+        const bool again = work->by == means::clone && !is_whole(*work) && begin_without_clone(*of);
+        if (!again && --of->under->unfinished == 0) finish(*of->under);
+      }
       copiers::release(work);
       work = following;
     }

@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "fault_guard.hpp"
+#include "live_leases.hpp"
 #include "memory.hpp"
 #include "settings.hpp"
 #include "stand_in.hpp"
@@ -27,6 +28,7 @@ namespace {
 
 using testing_support::answer;
 using testing_support::answer_no_more;
+using testing_support::live_leases;
 using testing_support::try_read;
 
 constexpr std::size_t bytes = (std::size_t{20} << 20) + 100;
@@ -59,6 +61,7 @@ class Detach : public testing::TestWithParam<const char*> {
     answer_no_more();
     if (snapshot_ != nullptr) still_close(snapshot_);
     EXPECT_EQ(memory::charged(), charged_before_);
+    EXPECT_EQ(live_leases(0), 0u);
     ::unlink(path_.c_str());
   }
   // The whole of it, through a descriptor that waits for the detach.

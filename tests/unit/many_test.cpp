@@ -19,10 +19,12 @@
 #include <vector>
 
 #include "linux/kernel.hpp"
-#include "warden/table.hpp"
+#include "live_leases.hpp"
 
 namespace stillmap {
 namespace {
+
+using testing_support::live_leases;
 
 using number = std::uint64_t;
 
@@ -160,7 +162,7 @@ TEST_P(Many, AreOfOneInstantOrNotOpened) {
   EXPECT_TRUE(possible(all));
   RecordProperty("opened", opened);
   all.clear();
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 // The canary.
@@ -200,7 +202,7 @@ TEST_P(Many, AreAllOrNoneAndTheErrorNamesTheFile) {
   EXPECT_EQ(open(all, false), errc::busy_writer);
   EXPECT_NE(std::strstr(still_message(), names_.back().c_str()), nullptr) << still_message();
   ::close(writer);
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
   EXPECT_FALSE(open(all, true)) << still_message();
 }
 

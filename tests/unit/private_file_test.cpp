@@ -18,6 +18,7 @@
 #include <string>
 #include <thread>
 
+#include "live_leases.hpp"
 #include "memory.hpp"
 #include "stand_in.hpp"
 
@@ -25,6 +26,7 @@ namespace {
 
 using stillmap::testing_support::answer;
 using stillmap::testing_support::answer_no_more;
+using stillmap::testing_support::live_leases;
 
 constexpr std::size_t mib = std::size_t{1} << 20;
 
@@ -61,6 +63,7 @@ class PrivateFile : public testing::TestWithParam<const char*> {
   void TearDown() override {
     answer_no_more();
     EXPECT_EQ(stillmap::memory::charged(), charged_before_);
+    EXPECT_EQ(live_leases(0), 0u);
     ::unlink(path_.c_str());
   }
   void fill(std::size_t bytes) {

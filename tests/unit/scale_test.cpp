@@ -17,10 +17,12 @@
 #include <string>
 #include <vector>
 
-#include "warden/table.hpp"
+#include "live_leases.hpp"
 
 namespace stillmap {
 namespace {
+
+using testing_support::live_leases;
 
 class Scale : public testing::Test {
  protected:
@@ -40,6 +42,7 @@ class Scale : public testing::Test {
   }
   void TearDown() override {
     held_.clear();
+    EXPECT_EQ(live_leases(0), 0u);
     for (const std::string& each : names_) ::unlink(each.c_str());
     if (before_.rlim_cur != 0) ::setrlimit(RLIMIT_NOFILE, &before_);
   }
@@ -73,7 +76,7 @@ TEST_F(Scale, AStormOfBreaksWithHardlyAnySignalsLosesNothing) {
   const rlimit few{16, signals.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &few), 0);
   hold_all();
-  EXPECT_EQ(warden::table::instance().live_leases.load(), files);
+  EXPECT_EQ(live_leases(files), files);
   // Broken without waiting, one after the other; then written to.
   const pid_t writer = ::fork();
   if (writer == 0) {
@@ -92,7 +95,7 @@ TEST_F(Scale, AStormOfBreaksWithHardlyAnySignalsLosesNothing) {
   EXPECT_EQ(status, 0);
   expect_all_kept();
   held_.clear();
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Scale, OneBreakAmongManyLeavesTheOthersAlone) {
@@ -101,8 +104,7 @@ TEST_F(Scale, OneBreakAmongManyLeavesTheOthersAlone) {
   ASSERT_GE(fd, 0);
   ::close(fd);
   EXPECT_EQ(held_[files / 2].current(), state::private_memory);
-  // The writer is through a moment before the keeper is done with the lease.
-  while (warden::table::instance().live_leases.load() != files - 1) ::usleep(1000);
+  EXPECT_EQ(live_leases(files - 1), files - 1);
   for (std::size_t i = 0; i < files; ++i)
     EXPECT_EQ(std::memcmp(held_[i].data(), content_of(i).data(), bytes), 0) << i;
 }
@@ -118,7 +120,7 @@ TEST_F(Scale, AHundredSnapshotsOfOneFileHangOnOneLease) {
           names_[0], {.backing = backing::leased, .offset = i * 64, .padding = i % 3 * 64}, ec));
       ASSERT_FALSE(ec) << still_message();
     }
-    EXPECT_EQ(warden::table::instance().live_leases.load(), 1u);
+    EXPECT_EQ(live_leases(1), 1u);
     if (break_it) std::ofstream(names_[0], std::ios::binary) << "gone";
     const std::string content = content_of(0);
     for (std::size_t step = 0; !all.empty(); ++step) {
@@ -129,7 +131,7 @@ TEST_F(Scale, AHundredSnapshotsOfOneFileHangOnOneLease) {
       const std::size_t at = step % 3 == 0 ? 0 : step % 3 == 1 ? all.size() - 1 : all.size() / 2;
       all.erase(all.begin() + static_cast<std::ptrdiff_t>(at));
     }
-    EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+    EXPECT_EQ(live_leases(0), 0u);
   }
 }
 

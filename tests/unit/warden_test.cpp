@@ -26,6 +26,7 @@
 
 #include "fault_guard.hpp"
 #include "linux/kernel.hpp"
+#include "live_leases.hpp"
 #include "memory.hpp"
 #include "settings.hpp"
 #include "stand_in.hpp"
@@ -35,6 +36,7 @@ namespace {
 
 using testing_support::answer;
 using testing_support::answer_no_more;
+using testing_support::live_leases;
 using testing_support::real;
 using testing_support::try_read;
 
@@ -57,6 +59,7 @@ class Warden : public testing::Test {
     answer_no_more();
     if (snapshot_ != nullptr) still_close(snapshot_);
     EXPECT_EQ(memory::charged(), charged_before_);
+    EXPECT_EQ(live_leases(0), 0u);
     ::unlink(path_.c_str());
   }
   void fill(char with) {
@@ -247,7 +250,7 @@ TEST_F(Warden, SharesOneLeaseAmongSnapshotsOfAFile) {
   for (std::size_t i = 0; i < still_size(part); i += 512) ASSERT_EQ(bytes_of_part[i], std::byte('a'));
   still_close(same);
   still_close(part);
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Warden, TheLastOfSeveralSnapshotsReleasesTheLease) {
@@ -265,7 +268,7 @@ TEST_F(Warden, TheLastOfSeveralSnapshotsReleasesTheLease) {
   write_over();
   for (std::size_t i = 0; i < still_size(other); i += 512) ASSERT_EQ(data[i], std::byte('a'));
   still_close(other);
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Warden, OpensAndClosesInThreadsWhileWritersComeAndGo) {
@@ -302,7 +305,7 @@ TEST_F(Warden, OpensAndClosesInThreadsWhileWritersComeAndGo) {
   stop = true;
   for (std::thread& each : threads) each.join();
   EXPECT_EQ(bad, 0);
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Warden, ALeaseThatComesAndGoesInManyThreadsIsEndedOnce) {
@@ -326,7 +329,7 @@ TEST_F(Warden, ALeaseThatComesAndGoesInManyThreadsIsEndedOnce) {
   while (opened < 1'000 || (opened < 20'000 && kernel::now_ns() < end)) ::usleep(1000);
   stop = true;
   for (std::thread& each : threads) each.join();
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Warden, ALeaseWhoseNumberBecameAnothersOfTheSameFileLeavesThatAlone) {
@@ -438,7 +441,7 @@ TEST_F(Warden, AFileThatShrinksBeforeTheLeaseIsHeldAsItIsUnderTheLease) {
     options.length = 20'000;  // insisted on, and not there any more
     EXPECT_EQ(still_open(path_.c_str(), &options, &one), ERANGE);
   }
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
 }
 
 TEST_F(Warden, WithoutMemoryAnOpenFailsAndLeavesNothing) {
@@ -453,7 +456,7 @@ TEST_F(Warden, WithoutMemoryAnOpenFailsAndLeavesNothing) {
     EXPECT_EQ(still_open(path_.c_str(), &options, &snapshot_), ENOMEM);
     EXPECT_EQ(snapshot_, nullptr);
     EXPECT_EQ(memory::charged(), charged_before_);
-    EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+    EXPECT_EQ(live_leases(0), 0u);
     const int fd = ::open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
     EXPECT_GE(fd, 0) << "a lease was left behind";
     ::close(fd);
@@ -475,7 +478,7 @@ TEST_F(Warden, SyncedRefusesTheLeaseOfAFileThatCannotBeWrittenBack) {
   options.backing = STILL_AUTO;
   ASSERT_EQ(still_open(path_.c_str(), &options, &snapshot_), 0) << still_message();
   EXPECT_EQ(still_how(snapshot_), STILL_COPIED);
-  EXPECT_EQ(warden::table::instance().live_leases.load(), 0u);
+  EXPECT_EQ(live_leases(0), 0u);
   const int fd = ::open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
   EXPECT_GE(fd, 0) << "a lease was left behind";
   ::close(fd);
