@@ -80,8 +80,9 @@ class instant {
   int judged(int error, const char* path, const record& found, bool& again) const noexcept {
     again = passes(error);
     stamps now;
-    if (again || read_stamps(-1, path, now) != 0 || now == found.known.at_open) return error;
-    again = true;
+    if (again || read_stamps(-1, path, now) != 0) return error;
+    again = now != found.known.at_open || found.known.links == 0;
+    if (!again) return error;
     return changing(path, "the path was given to another file meanwhile");
   }
 
