@@ -119,7 +119,7 @@ class instant {
   static bool stands(const member& one) noexcept {
     const still_snapshot& watched = one.guard.one != nullptr ? *one.guard.one : *one.snapshot.one;
     const stamps& taken = watched.held.taken;
-    stamps named, bytes_of;
+    stamps named;
     if (read_stamps(-1, watched.path, named) != 0 || named.device != taken.device ||
         named.inode != taken.inode || named.size != taken.size)
       return false;
