@@ -6,6 +6,7 @@
 #include "explain/explain.hpp"
 #include "grep/arguments.hpp"
 #include "grep/grep.hpp"
+#include "stop.hpp"
 #include "words.hpp"
 
 #include <stillmap/stillmap.h>
@@ -81,6 +82,7 @@ int run(const std::vector<std::string>& words) {
 
 int main(int argc, char** argv) {
   try {
+    still::leave_leases_before_stopping();
     return run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "still: %s\n", error.what());

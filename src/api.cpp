@@ -15,6 +15,7 @@
 #include "options.hpp"
 #include "settings.hpp"
 #include "snapshot.hpp"
+#include "warden/arming.hpp"
 
 using namespace stillmap;
 
@@ -131,6 +132,18 @@ int still_advise(still_snapshot* snapshot, uint64_t offset, uint64_t length, int
   if (length == 0) return 0;
   const taking result = snapshot->by->advise(snapshot->held, offset, length, advice);
   return result.error == 0 ? 0 : refuse(result.error, "still_advise", result.reason);
+}
+
+int still_detach(still_snapshot* snapshot) {
+  int error = 0;
+  if (snapshot != nullptr)
+    error = snapshot->by->detach(snapshot->held);
+  else if (!warden::detach_all())
+    error = STILL_ERROR_OVER_BUDGET;
+  return error == 0 ? 0
+                    : refuse(error, snapshot != nullptr && snapshot->path != nullptr ? snapshot->path : "still_detach",
+                             error == STILL_ERROR_LOST ? "a writer was let in before all was private"
+                                                       : "more private memory than the budget, or the machine, has");
 }
 
 int still_validate_utf8(const still_snapshot* snapshot) {

@@ -233,6 +233,10 @@ class snapshot {
   std::error_code advise(advice what, std::uint64_t offset = 0, std::uint64_t length = 0) noexcept {
     return error_code_of(still_advise(handle_, offset, length, static_cast<int>(what)));
   }
+  // As still_detach, for this one.
+  std::error_code detach() noexcept {
+    return handle_ ? error_code_of(still_detach(handle_)) : std::error_code{};
+  }
   snapshot share() const noexcept {
     return snapshot(handle_ ? still_share(handle_) : nullptr);
   }

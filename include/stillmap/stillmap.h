@@ -232,6 +232,13 @@ STILL_API uint64_t still_private_bytes(const still_snapshot* snapshot);
  * 0 in every state but STILL_LOST. Grows as losses are found: a paged snapshot finds them at the first touch. */
 STILL_API uint64_t still_lost_bytes(const still_snapshot* snapshot);
 
+/* Makes the bytes private now, at the same address, and gives the lease up once all snapshots of the file in this
+ * process are private: what a writer would cause, without one. NULL: every leased snapshot that is open. For a
+ * program that is about to be stopped, or that wants no writer to wait for it any more. Anything not leased: 0.
+ * Errors: STILL_ERROR_OVER_BUDGET, and the lease stands; STILL_ERROR_LOST where a writer was let in before.
+ * Waits for storage and copies. Cost: as a detach (docs/denial-of-service.md). */
+STILL_API int still_detach(still_snapshot* snapshot);
+
 /* 0 if the bytes are valid UTF-8, else EILSEQ. Looked at once: a later call costs nothing, for the bytes hold
  * still. */
 STILL_API int still_validate_utf8(const still_snapshot* snapshot);
@@ -251,7 +258,8 @@ STILL_API const char* still_version(void);
 typedef struct still_settings {
   size_t size;                  /* sizeof(still_settings) */
   uint64_t pool_bytes;          /* recycled buffers kept for copies; 64 MiB; $STILLMAP_POOL_BYTES */
-  uint64_t reserve_bytes;       /* memory kept ready for detaches; none in this version; $STILLMAP_RESERVE_BYTES */
+  uint64_t reserve_bytes;       /* memory made ready for detaches while a lease is live, beside memory_budget; 0: none,
+                                   but up to 64 MiB of what earlier detaches left; $STILLMAP_RESERVE_BYTES */
   uint64_t memory_budget;       /* private memory of all snapshots; half of the machine's; $STILLMAP_MEMORY_BUDGET */
   int signal;                   /* real-time signal of the warden; the highest unused one; $STILLMAP_SIGNAL */
   const char* temporary_folder; /* tried first for private temporary files, before the folder of the file,

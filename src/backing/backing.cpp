@@ -42,4 +42,8 @@ std::uint64_t nothing_lost(const held&) noexcept {
   return 0;
 }
 
+int nothing_to_detach(held&) noexcept {
+  return 0;
+}
+
 }  // namespace stillmap

@@ -64,6 +64,7 @@ struct taking {
 taking advise_memory(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept;
 taking advise_nothing(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept;
 std::uint64_t nothing_lost(const held& one) noexcept;
+int nothing_to_detach(held& one) noexcept;
 
 struct way {
   taking (*take)(opening& from, held& into) noexcept;
@@ -72,6 +73,7 @@ struct way {
   std::uint64_t (*private_bytes)(const held& one) noexcept;
   taking (*advise)(held& one, std::uint64_t offset, std::uint64_t length, int advice) noexcept = advise_memory;
   std::uint64_t (*lost_bytes)(const held& one) noexcept = nothing_lost;
+  int (*detach)(held& one) noexcept = nothing_to_detach;
 };
 
 extern const way sealed_way, leased_way, cloned_way, copied_way, spilled_way, paged_way, cooperative_way,

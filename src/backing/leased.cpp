@@ -141,11 +141,15 @@ std::uint64_t private_bytes(const held& one) noexcept {
 // Told with the footing: what was kept is counted before.
 std::uint64_t lost_bytes(const held& one) noexcept {
   const warden::hold& hold = *one.hold;
-  return hold.stands_on.load() == warden::footing::lost ? hold.bytes - hold.private_bytes.load() : 0;
+  return hold.stands_on.load() == warden::footing::lost ? hold.bytes - hold.kept_bytes.load() : 0;
+}
+
+int detach(held& one) noexcept {
+  return warden::detach(*one.hold);
 }
 
 }  // namespace
 
-const way leased_way{take, release, current, private_bytes, advise_memory, lost_bytes};
+const way leased_way{take, release, current, private_bytes, advise_memory, lost_bytes, detach};
 
 }  // namespace stillmap

@@ -71,6 +71,12 @@ void add_owner(hold& one) noexcept;
 // released.
 void close(hold& one) noexcept;
 
+// Makes the bytes private though no writer came, and gives the lease up once all that hangs on it is private.
+// 0, STILL_ERROR_OVER_BUDGET (still leased), STILL_ERROR_LOST.
+int detach(hold& one) noexcept;
+// The same for every lease that stands when it is called. False: one could not be afforded and stands still.
+bool detach_all() noexcept;
+
 // F_RDLCK now, and the descriptor still ours.
 bool is_whole(const hold& one) noexcept;
 

@@ -13,10 +13,12 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstring>
 #include <new>
 
 #include "linux/kernel.hpp"
 #include "private_file.hpp"
+#include "reserve.hpp"
 #include "settings.hpp"
 #include "warden/threads.hpp"
 #include "warden/warden.hpp"
@@ -43,6 +45,7 @@ struct pool {
   } closes[closes_max];
   std::size_t close_count = 0;
   bool closing_now = false;  // one at a time: it may wait for storage
+  bool reserve_wanted = false, tending_now = false;
   int threads = 0, idle = 0;
   int active = 0, active_allowed = active_usual;
   std::int64_t progress_ns = 0;  // when a piece was finished last, or work came to an empty queue
@@ -80,7 +83,9 @@ void clone(detachment& work) noexcept {
     long error = 0;
     work.replacement =
         private_file::map_congruent(fd, PROT_READ, work.offset, work.bytes, work.source, error).release();
-    if (error == 0) work.all_pieces()[0].valid_bytes = work.wanted_bytes;
+    if (error != 0) return error;
+    kernel::advise(work.replacement, work.bytes, MADV_DONTFORK);
+    work.all_pieces()[0].valid_bytes = work.wanted_bytes;
     return error;
   });
 }
@@ -92,6 +97,7 @@ void copy(detachment& work, std::uint32_t index) noexcept {
     long error = 0;
     work.replacement = private_file::map_spill(source_of(work), work.bytes, work.source, error).release();
     if (work.replacement == nullptr) return;
+    kernel::advise(work.replacement, work.bytes, MADV_DONTFORK);
   }
   const std::size_t begin = work.piece_begin(index);
   const std::size_t wanted = begin >= work.wanted_bytes
@@ -108,6 +114,9 @@ void copy(detachment& work, std::uint32_t index) noexcept {
       done += static_cast<std::size_t>(got);
     }
   }
+  // The reserve's memory holds what it held before.
+  if (work.by == means::memory && done == wanted)
+    std::memset(work.replacement + begin + wanted, 0, work.piece_bytes(index) - wanted);
   if (work.by == means::spill && private_file::settle_spill(work.replacement, work.bytes) != 0) done = 0;
   work.all_pieces()[index].valid_bytes = done;
 }
@@ -178,6 +187,15 @@ void* run(void*) {
       if (is_marked(one.fd, one.mark, one.device, one.inode)) kernel::close(one.fd);
       lock.lock();
       shared.closing_now = false;
+    } else if (shared.reserve_wanted && !shared.tending_now) {
+      shared.reserve_wanted = false;
+      shared.tending_now = true;
+      const bool spare = needs_spare(shared);
+      lock.unlock();
+      if (spare) start_spare(shared);
+      reserve::tend();
+      lock.lock();
+      shared.tending_now = false;
     } else {
       ++shared.idle;
       shared.work.wait(lock);
@@ -249,6 +267,15 @@ bool close_later(const lease& one) noexcept {
   }
   shared.work.notify_one();
   return true;
+}
+
+void tend_reserve() noexcept {
+  pool& shared = the_pool();
+  {
+    const std::lock_guard lock(shared.mutex);
+    shared.reserve_wanted = true;
+  }
+  shared.work.notify_one();
 }
 
 detachment* take_finished() noexcept {

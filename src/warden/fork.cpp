@@ -18,6 +18,7 @@
 #include "memory.hpp"
 #include "pager/pager.hpp"
 #include "pool.hpp"
+#include "reserve.hpp"
 #include "settings.hpp"
 #include "warden/warden.hpp"
 
@@ -44,6 +45,7 @@ void before_fork() noexcept {
   lock_settings_for_fork();
   lock_mounts_for_fork();
   pool::lock_for_fork();
+  reserve::lock_for_fork();
   all.gate.lock();
   all.mutex.lock();
   for_each_lease([](lease& one) {
@@ -56,6 +58,7 @@ void after_fork_in_parent() noexcept {
   unlock_settings_after_fork();
   unlock_mounts_after_fork();
   pool::unlock_after_fork();
+  reserve::unlock_after_fork();
   keeper_thread::resume();
   table& all = table::instance();
   all.mutex.unlock();
@@ -65,7 +68,7 @@ void after_fork_in_parent() noexcept {
 
 // Never over what another library's handler put there in the meantime: that is theirs, and the range is ours
 // no more. Of a detach that was under way some pieces may stand there already.
-void reserve(hold& one, bool under_way) noexcept {
+void keep_out(hold& one, bool under_way) noexcept {
   const int flags =
       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (under_way ? MAP_FIXED : MAP_FIXED_NOREPLACE);
   if (kernel::failed(kernel::map(one.address, one.bytes, PROT_NONE, flags, -1, 0))) {
@@ -78,6 +81,8 @@ void after_fork_in_child() noexcept {
   unlock_settings_after_fork();
   unlock_mounts_after_fork();
   pool::unlock_after_fork();
+  reserve::forget_after_fork();
+  reserve::unlock_after_fork();
   pager::after_fork_in_child();
   for_each_lease([](lease& one) {
     const lease_state state = one.word.state();
@@ -89,7 +94,7 @@ void after_fork_in_child() noexcept {
       if (standing != hold_state::live && standing != hold_state::detaching) continue;
       each->absent = true;
       const bool all_in_tail = each->bytes == 0;
-      if (!all_in_tail) reserve(*each, standing == hold_state::detaching);
+      if (!all_in_tail) keep_out(*each, standing == hold_state::detaching);
       memory::discharge(each->private_bytes.exchange(0));
       each->stands_on.store(all_in_tail ? footing::own : footing::lost);
       each->word.set(all_in_tail ? hold_state::private_memory : hold_state::lost);

@@ -22,6 +22,7 @@
 
 #include "linux/kernel.hpp"
 #include "memory.hpp"
+#include "reserve.hpp"
 #include "settings.hpp"
 #include "warden/threads.hpp"
 #include "warden/warden.hpp"
@@ -40,7 +41,8 @@ constexpr std::size_t foreign_max = 64;
 constexpr int drained_max = 4096;
 constexpr std::size_t clone_min_bytes = std::size_t{4} << 20;  // copying less costs less than a clone
 constexpr std::int64_t clone_min_ns = 2 * millisecond_ns;      // what a clone is given at least
-constexpr std::uint32_t sweep_step = 64;  // leases looked at between two looks for signals
+// Leases looked at between two looks for signals: a break among 10,000 leases waits for no more than these.
+constexpr std::uint32_t sweep_step = 8;
 
 struct shared_state {
   std::mutex start_mutex;
@@ -105,6 +107,8 @@ class keeper_loop {
     const std::uint32_t opened = table_.opened_leases.load();
     quiet_ = opened == opened_before_;
     opened_before_ = opened;
+    reserve::open();
+    if (table_.live_leases.load() != 0 && reserve::wants_tending()) copiers::tend_reserve();
     next_tick_ns_ = now + std::min({interval, tick_max_ns, std::max<std::int64_t>(next_poll_ns_ - now, 0)});
   }
 
@@ -131,7 +135,10 @@ class keeper_loop {
     shared.idle.store(true);
     // Whoever makes a lease live after this sees `idle`, and pokes.
     const bool asleep = table_.live_leases.load() == 0 && shared.pause_wanted.load() == 0;
-    if (asleep) kernel::futex_wait(shared.pokes, seen, -1);
+    if (asleep) {
+      reserve::shut();
+      kernel::futex_wait(shared.pokes, seen, -1);
+    }
     shared.idle.store(false);
     if (asleep) next_tick_ns_ = next_poll_ns_ = 0;  // all is to be read anew
     return asleep;
@@ -206,8 +213,11 @@ class keeper_loop {
     } else if (kernel::lease_get(one.fd) != F_RDLCK) {
       answer(one, word, true);
     } else if (one.detach_asked.load()) {
-      one.detach_asked.store(false);
-      if (is_affordable(one)) answer(one, word, true);  // else the child goes without
+      if (is_affordable(one)) {
+        answer(one, word, true);
+      } else {
+        one.detach_asked.store(false);  // who asked goes without
+      }
     } else if (one.word.load() == word) {
       one.seen_ns.store(now, std::memory_order_relaxed);  // read by this thread alone once the lease is live
     }
@@ -234,6 +244,8 @@ class keeper_loop {
     one.deadline_ns = INT64_MAX;
     if (allowed != INT64_MAX)
       one.deadline_ns = one.seen_ns.load() + allowed - std::max(allowed / 20, 20 * millisecond_ns);
+    // Found out late: the process was stopped, say, and readers go on at this moment.
+    const bool overtaken = kernel::now_ns() >= one.deadline_ns;
     one.by_descriptor = by_descriptor;
     one.unfinished = 0;
     one.next_answering = answering_;
@@ -245,6 +257,7 @@ class keeper_loop {
           case hold_state::live:
             decided = each->word.change(word, hold_state::detaching);
             if (!decided) break;
+            if (overtaken) revoke(*each);
             each->cloned_in_vain = false;
             if (begin(*each)) ++one.unfinished;
             break;
@@ -256,6 +269,7 @@ class keeper_loop {
         }
       }
     }
+    one.detach_asked.store(false);  // only now: who asked sees that his hold is on its way
     if (one.unfinished == 0) finish(one);
   }
 
@@ -279,7 +293,7 @@ class keeper_loop {
     const long block =
         kernel::map(nullptr, own_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     std::byte* const replacement = by == means::memory && !kernel::failed(block)
-                                       ? memory::map_congruent(one.bytes, one.address)
+                                       ? reserve::take(one.bytes, one.address)
                                        : nullptr;
     if (kernel::failed(block) || (by == means::memory && replacement == nullptr)) {
       if (!kernel::failed(block)) kernel::unmap(reinterpret_cast<void*>(block), own_bytes);
@@ -392,6 +406,7 @@ class keeper_loop {
       if (forced && each.bytes > 0) {
         discard(each);
         poison(each, each.address, each.bytes);
+        each.kept_bytes.store(0);
         each.stands_on.store(footing::lost);
         memory::discharge(each.private_bytes.exchange(0));
       }
@@ -465,10 +480,12 @@ class keeper_loop {
       copiers::withdraw(work);
       for (std::uint32_t i = 0; i < work->pieces; ++i) kept += rescue(one, *work, i);
     }
+    kernel::advise(one.address, one.bytes, MADV_DOFORK);  // until now a child would have had it for nothing
     if (work->by == means::memory) {
       memory::discharge(work->bytes - kept);
       one.private_bytes.store(kept);
     }
+    one.kept_bytes.store(kept);
     one.stands_on.store(kept == work->bytes ? footing::own : footing::lost);
     copiers::release(work);
   }

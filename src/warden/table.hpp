@@ -90,6 +90,7 @@ struct hold {
   const std::byte* data = nullptr;  // what readers were given: within, or the static zeros of an empty range
   std::uint64_t budget = 0;         // private memory that a detach may take
   std::atomic<std::uint64_t> private_bytes{0};
+  std::atomic<std::uint64_t> kept_bytes{0};  // by a detach, in memory or in a file
   std::atomic<footing> stands_on{footing::file};
   bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
@@ -120,7 +121,7 @@ struct lease {
   std::atomic<hold*> first{nullptr};
   std::atomic<std::int64_t> seen_ns{0};   // the last moment the lease was seen as F_RDLCK
   std::atomic<bool> hinted{false};        // a signal came while it was still arming
-  std::atomic<bool> detach_asked{false};  // fork::carry: make it private though nobody breaks it
+  std::atomic<bool> detach_asked{false};  // make it private though nobody breaks it; false again once begun, or refused
   lease* next_of_hash = nullptr;          // guarded by table::mutex; also the free list's link
   std::uint32_t holders = 0;  // guarded by table::mutex: holds that are not UNUSED, and openers joining
 

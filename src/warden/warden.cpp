@@ -4,16 +4,25 @@
 #include "choice.hpp"
 #include "linux/kernel.hpp"
 #include "memory.hpp"
+#include "reserve.hpp"
 #include "warden/arming.hpp"
 #include "warden/warden.hpp"
 
 namespace stillmap::warden {
 namespace {
 
+constexpr std::int64_t asking_poll_ns = 1'000'000;  // a refusal wakes nobody
+
 // Unmaps a hold's range, by its claimant: the file's pages, the private ones of a detach, or the poison.
 void unmap(hold& one) noexcept {
-  if (one.address != nullptr) kernel::unmap(one.address, one.bytes + one.tail_bytes);
-  memory::discharge(one.private_bytes.exchange(0) + one.tail_bytes);
+  const std::uint64_t own = one.private_bytes.exchange(0);
+  if (own > 0 && own == one.bytes) {  // all of it anonymous memory of ours
+    if (one.tail_bytes > 0) kernel::unmap(one.address + one.bytes, one.tail_bytes);
+    reserve::give_back(one.address, one.bytes);
+  } else if (one.address != nullptr) {
+    kernel::unmap(one.address, one.bytes + one.tail_bytes);
+  }
+  memory::discharge(own + one.tail_bytes);
   one.address = nullptr;
   one.bytes = one.tail_bytes = 0;
 }
@@ -28,6 +37,7 @@ hold* cleared(hold* taken) noexcept {
   one.data = nullptr;
   one.absent = false;
   one.private_bytes.store(0);
+  one.kept_bytes.store(0);
   one.stands_on.store(footing::file);
   one.asked = {};
   one.owners = 1;
@@ -226,6 +236,45 @@ bool is_whole(const hold& one) noexcept {
   const lease& under = *one.under;
   return one.word.state() == hold_state::live && under.word.state() == lease_state::live && is_ours(under) &&
          kernel::lease_get(under.fd) == F_RDLCK;
+}
+
+int detach(hold& one) noexcept {
+  for (;;) {
+    const std::uint32_t word = one.word.load();
+    switch (one.word.state_of(word)) {
+      case hold_state::live:
+        break;
+      case hold_state::detaching:
+        settled(one);
+        continue;
+      default:
+        return one.stands_on.load() == footing::own ? 0 : int{STILL_ERROR_LOST};
+    }
+    one.under->detach_asked.store(true);
+    poke();
+    while (one.word.load() == word && one.under->detach_asked.load())
+      kernel::futex_wait(one.word.futex(), word, asking_poll_ns);
+    if (one.word.load() == word) return STILL_ERROR_OVER_BUDGET;
+  }
+}
+
+bool detach_all() noexcept {
+  table& all = table::instance();
+  const std::uint32_t end = all.leases_end();
+  for (std::uint32_t i = 0; i < end; ++i)
+    if (all.lease_at(i).word.state() == lease_state::live) all.lease_at(i).detach_asked.store(true);
+  poke();
+  bool whole = true;
+  for (std::uint32_t i = 0; i < end; ++i) {
+    lease& one = all.lease_at(i);
+    for (std::uint32_t word = one.word.load();; word = one.word.load()) {
+      const lease_state state = one.word.state_of(word);
+      if (state == lease_state::live && !one.detach_asked.load()) whole = false;
+      if (state != lease_state::detaching && !(state == lease_state::live && one.detach_asked.load())) break;
+      kernel::futex_wait(one.word.futex(), word, asking_poll_ns);
+    }
+  }
+  return whole;
 }
 
 void close(hold& one) noexcept {

@@ -106,6 +106,7 @@ void enqueue(detachment* work) noexcept;  // never waits for storage
 void watch() noexcept;  // now and then while work is out: lets one more in where all are stuck
 void withdraw(detachment* work) noexcept;     // no piece of it is begun after this
 bool close_later(const lease& one) noexcept;  // false: the queue is full
+void tend_reserve() noexcept;                 // when nothing else is to be done
 detachment* take_finished() noexcept;         // a list through `next`
 void release(detachment* work) noexcept;      // drops a reference
 void forget_after_fork() noexcept;            // in the child: the threads are gone

@@ -8,6 +8,7 @@
 #include <linux/fs.h>
 #include <stillmap/stillmap.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -16,10 +17,12 @@
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "fault_guard.hpp"
 #include "live_leases.hpp"
 #include "memory.hpp"
+#include "reserve.hpp"
 #include "settings.hpp"
 #include "stand_in.hpp"
 
@@ -50,11 +53,7 @@ class Detach : public testing::TestWithParam<const char*> {
     ::fdatasync(fd);  // a clone need not write it back
     ::close(fd);
     charged_before_ = memory::charged();
-    still_options options{};
-    options.size = sizeof options;
-    options.backing = STILL_LEASED;
-    ASSERT_EQ(still_open(path_.c_str(), &options, &snapshot_), 0) << still_message();
-    ASSERT_EQ(std::memcmp(still_data(snapshot_), content_.data(), bytes), 0);
+    open();
     clones_ = std::string(GetParam()) == "XFS" || std::string(GetParam()) == "BTRFS";
   }
   void TearDown() override {
@@ -63,6 +62,13 @@ class Detach : public testing::TestWithParam<const char*> {
     EXPECT_EQ(memory::charged(), charged_before_);
     EXPECT_EQ(live_leases(0), 0u);
     ::unlink(path_.c_str());
+  }
+  void open() {
+    still_options options{};
+    options.size = sizeof options;
+    options.backing = STILL_LEASED;
+    ASSERT_EQ(still_open(path_.c_str(), &options, &snapshot_), 0) << still_message();
+    ASSERT_EQ(std::memcmp(still_data(snapshot_), content_.data(), bytes), 0);
   }
   // The whole of it, through a descriptor that waits for the detach.
   void write_over() const {
@@ -132,6 +138,88 @@ TEST_P(Detach, ACloneOfAnotherSizeIsNotTaken) {
   expect_bytes();
 }
 
+TEST_P(Detach, LeavesItsMemoryToTheNext) {
+  answer([](long number, const long(&a)[6], long& result) {
+    result = -EOPNOTSUPP;
+    return is_clone(number, a);
+  });
+  write_over();  // with '#'
+  expect_bytes();
+  still_close(std::exchange(snapshot_, nullptr));
+  if (reserve::kept_bytes() == 0) GTEST_SKIP() << "the keeper went to sleep before: nothing is kept then";
+  std::ofstream(path_, std::ios::binary) << content_;
+  open();
+  ::unlink(path_.c_str());
+  const std::uint64_t kept = reserve::kept_bytes();
+  ASSERT_EQ(still_detach(snapshot_), 0);
+  expect_bytes();
+  EXPECT_LE(reserve::kept_bytes(), kept);
+  // Nothing of what the memory held before shows behind the end.
+  const auto* const data = static_cast<const char*>(still_data(snapshot_));
+  for (std::size_t at = bytes; at % 4096 != 0; ++at) ASSERT_EQ(data[at], 0) << at;
+}
+
+TEST_P(Detach, MayBeAskedFor) {
+  still_snapshot* const whole = still_share(snapshot_);
+  ASSERT_EQ(still_detach(snapshot_), 0);
+  EXPECT_EQ(live_leases(0), 0u);
+  expect_bytes();
+  EXPECT_EQ(still_detach(whole), 0);
+  std::ofstream(path_, std::ios::binary) << "gone";
+  expect_bytes();
+  still_close(whole);
+}
+
+TEST_P(Detach, MayBeAskedForEverywhere) {
+  still_snapshot* part = nullptr;
+  still_options options{};
+  options.size = sizeof options;
+  options.backing = STILL_LEASED;
+  options.offset = 4096;
+  ASSERT_EQ(still_open(path_.c_str(), &options, &part), 0) << still_message();
+  ASSERT_EQ(still_detach(nullptr), 0);
+  EXPECT_EQ(live_leases(0), 0u);
+  expect_bytes();
+  EXPECT_EQ(still_current(part), STILL_PRIVATE);
+  EXPECT_EQ(std::memcmp(still_data(part), content_.data() + 4096, bytes - 4096), 0);
+  still_close(part);
+  EXPECT_EQ(still_detach(nullptr), 0);
+}
+
+// The child would have the memory for nothing, and never give it back.
+TEST_P(Detach, UnderWayIsNotInherited) {
+  static std::atomic<const std::byte*> target;
+  static std::atomic<bool> hang;
+  target = nullptr;
+  hang = true;
+  answer([](long number, const long(&a)[6], long& result) {
+    result = -EOPNOTSUPP;
+    if (is_clone(number, a)) return true;
+    if (number == SYS_pread64 && a[2] > 1'000'000) {
+      target = reinterpret_cast<const std::byte*>(a[1]);
+      while (hang) ::usleep(1000);
+    }
+    return false;
+  });
+  std::thread writer([this] { write_over(); });
+  while (target.load() == nullptr) ::usleep(1000);
+  // A plain clone(2) of the process: the library's handlers, which bring all to rest first, do not run.
+  const auto child = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+  if (child == 0) ::_exit(kernel::is_resident(const_cast<std::byte*>(target.load())) ? 1 : 0);
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  hang = false;
+  writer.join();
+  expect_bytes();
+  // Once in place it is as any other memory.
+  const auto* const first = static_cast<const std::byte*>(still_data(snapshot_));
+  const pid_t later = ::fork();
+  if (later == 0) ::_exit(std::memcmp(first, content_.data(), bytes) == 0 ? 0 : 1);
+  EXPECT_EQ(::waitpid(later, &status, 0), later);
+  EXPECT_EQ(status, 0);
+}
+
 // All of the process's budget is taken.
 class DetachOverBudget : public Detach {
  protected:
@@ -154,6 +242,13 @@ TEST_P(DetachOverBudget, TakesNoMemory) {
   write_over();
   expect_bytes();
   EXPECT_EQ(still_private_bytes(snapshot_), 0u);
+}
+
+TEST_P(DetachOverBudget, ThatIsAskedForLeavesTheLeaseAlone) {
+  EXPECT_EQ(still_detach(snapshot_), STILL_ERROR_OVER_BUDGET);
+  EXPECT_EQ(still_current(snapshot_), STILL_SHARED);
+  EXPECT_EQ(still_detach(nullptr), STILL_ERROR_OVER_BUDGET);
+  EXPECT_EQ(live_leases(1), 1u);
 }
 
 TEST_P(DetachOverBudget, LosesWhatNoDiskWillTakeAndChangesNothing) {
