@@ -21,7 +21,7 @@ def run(program, repetitions, folder, pattern):
         subprocess.run(
             [program, f"--benchmark_filter={pattern}", f"--benchmark_repetitions={repetitions}", "--benchmark_enable_random_interleaving=true",
              "--benchmark_min_time=0.05", f"--benchmark_out={out.name}", "--benchmark_out_format=json"],
-            check=True, env={**os.environ, "STILLMAP_BENCH_DIR": folder}, stdout=subprocess.DEVNULL)
+            check=True, env={**os.environ, "STILLMAP_BENCH_DIR": folder}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         rows = json.load(out)["benchmarks"]
     times = {}
     for row in rows:

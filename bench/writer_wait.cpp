@@ -69,7 +69,9 @@ void writer_wait_untouched(benchmark::State& state) {
 }
 
 void sizes(benchmark::internal::Benchmark* all) {
-  for (const std::int64_t mib : {1, 16, 64, 256, 1024}) all->Arg(mib << 20);
+  const char* const given = std::getenv("STILLMAP_BENCH_MOST");  // bytes
+  const std::int64_t most = given != nullptr ? std::atoll(given) : std::int64_t{1} << 30;
+  for (std::int64_t bytes = 4096; bytes <= most; bytes *= bytes < (std::int64_t{1} << 24) ? 16 : 4) all->Arg(bytes);
   all->Unit(benchmark::kMillisecond)->UseManualTime();
 }
 BENCHMARK(memcpy_to_fresh_huge_pages)->Apply(sizes);

@@ -26,9 +26,9 @@
 namespace stillmap::warden::copiers {
 namespace {
 
-constexpr int active_usual = 2;  // from 16 MiB a second one pays
+constexpr int active_usual = 2;  // a second one pays; from two on memory is what they wait for
 constexpr int active_max = 15;
-constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece of 16 MiB takes 2 to 4 ms
+constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece takes 0.2 to 1 ms
 constexpr std::size_t closes_max = 1024;
 
 // Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a

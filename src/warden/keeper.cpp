@@ -41,8 +41,9 @@ constexpr std::size_t foreign_max = 64;
 constexpr int drained_max = 4096;
 constexpr std::size_t clone_min_bytes = std::size_t{4} << 20;  // copying less costs less than a clone
 constexpr std::int64_t clone_min_ns = 2 * millisecond_ns;      // what a clone is given at least
-// Leases looked at between two looks for signals: a break among 10,000 leases waits for no more than these.
-constexpr std::uint32_t sweep_step = 8;
+// Between two looks for signals: a break among 10,000 leases waits for no more than eight of them, and a table
+// of free slots is passed at once.
+constexpr std::uint32_t sweep_step = 512, live_cost = 64;
 
 struct shared_state {
   std::mutex start_mutex;
@@ -198,9 +199,11 @@ class keeper_loop {
   bool sweeping() const noexcept { return sweep_left_ != 0; }
   void sweep() noexcept {
     const std::uint32_t end = table_.leases_end();
-    for (std::uint32_t i = 0; i < sweep_step && sweep_left_ != 0; ++i, --sweep_left_) {
+    for (std::uint32_t spent = 0; spent < sweep_step && sweep_left_ != 0; --sweep_left_) {
       if (sweep_at_ >= end) sweep_at_ = 0;
-      look(table_.lease_at(sweep_at_++));
+      lease& one = table_.lease_at(sweep_at_++);
+      spent += one.word.state() == lease_state::live ? live_cost : 1;
+      look(one);
     }
   }
 

@@ -6,7 +6,7 @@
 //   poisons
 //                what could not be had in time, releases. It makes no call that can wait for storage, takes
 //                no lock that an application's thread may hold, and allocates nothing with malloc.
-//   the copiers  fill private memory in pieces of at most 16 MiB and hand it back; they also close
+//   the copiers  fill private memory in pieces of at most 4 MiB and hand it back; they also close
 //   descriptors,
 //                for the last close of an unlinked file waits for storage.
 //
@@ -57,7 +57,8 @@ std::int64_t break_time_ns() noexcept;
 
 // --- between the warden's own files ---
 
-constexpr std::size_t piece_bytes_max = std::size_t{16} << 20;
+// Small enough that two threads end at nearly the same time, and that a detach is found stuck early.
+constexpr std::size_t piece_bytes_max = std::size_t{4} << 20;
 
 enum class piece_state : std::uint8_t { queued, copying, done, abandoned };
 

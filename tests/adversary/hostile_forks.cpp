@@ -3,6 +3,8 @@
 // Forks, and what becomes of descriptors: children that meddle with what they inherited, an application that
 // closes whatever it does not know, a library that is unloaded.
 #include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -193,6 +195,77 @@ const registration forks_under_fire("forks while leases are broken hang nobody a
     held.expect_still("after a fork");
   }
   check(!writer.process().end_work().timed_out, "the writer waits longer than 5 s");
+});
+
+// One that shares this process's memory until it execs: nothing of ours may be touched for it.
+void beside_another_program(pid_t (*start)()) {
+  const std::string path = fresh_file(two_mib);
+  foreign_writer writer(path, two_mib);
+  const watched held(path);
+  if (!held) return;
+  const pid_t child = start();
+  check(child > 0, "the program was not started");
+  held.expect_still("while the program runs");
+  check(leases_held() == 1, "leases beside the program: " + std::to_string(leases_held()));
+  writer.strike_gets_through("while the program runs");
+  held.expect_still("after a writer, while the program runs");
+  check(still_current(held.snapshot) == STILL_PRIVATE, "the bytes are not private after the writer");
+  kill(child, SIGKILL);
+  int status = 0;
+  waitpid(child, &status, 0);
+  check(WIFSIGNALED(status), "the program ended by itself");
+}
+
+const registration spawned("beside a program started by posix_spawn a lease stands and is answered", [] {
+  beside_another_program([] {
+    const char* const words[] = {"sleep", "100", nullptr};
+    pid_t child = -1;
+    return posix_spawnp(&child, "sleep", nullptr, nullptr, const_cast<char* const*>(words), environ) == 0
+               ? child
+               : -1;
+  });
+});
+
+const registration vforked("beside a program started by vfork a lease stands and is answered", [] {
+  beside_another_program([] {
+    const pid_t child = vfork();
+    if (child == 0) {
+      execlp("sleep", "sleep", "100", static_cast<char*>(nullptr));
+      _exit(127);
+    }
+    return child;
+  });
+});
+
+// What daemon(3) leaves is a child without a keeper: what it had is carried or absent, and it starts its own.
+const registration daemons("a daemon has what it carried, faults on the rest, and can hold files of its own", [] {
+  const std::string path = fresh_file(two_mib);
+  foreign_writer writer(path, two_mib);
+  int ends[2];
+  check(pipe2(ends, O_CLOEXEC) == 0, "pipe2");
+  const pid_t parent = fork();
+  if (parent == 0) {
+    still_options carry = leased_options();
+    carry.fork = STILL_FORK_CARRY;
+    const watched kept(path, carry);
+    const watched absent(fresh_file(two_mib));
+    if (!kept || !absent || daemon(1, 1) != 0) _exit(1);
+    char verdict = 'k';
+    if (kept.look().changed_bytes + kept.look().faulted_pages != 0) verdict = 'c';
+    if (absent.look().faulted_pages == 0) verdict = 'a';
+    const watched own(path);
+    writer.strike_gets_through("to a file that a daemon holds");
+    if (!own || own.look().changed_bytes + own.look().faulted_pages != 0) verdict = 'o';
+    if (still_current(own.snapshot) != STILL_PRIVATE) verdict = 'p';
+    _exit(write(ends[1], &verdict, 1) == 1 ? 0 : 1);
+  }
+  close(ends[1]);
+  char verdict = 0;
+  const bool told = read(ends[0], &verdict, 1) == 1;
+  check(told && verdict == 'k', std::string("the daemon says ") + verdict);
+  close(ends[0]);
+  int status = 0;
+  waitpid(parent, &status, 0);
 });
 
 const registration closes_all(

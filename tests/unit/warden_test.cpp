@@ -46,7 +46,7 @@ bool is_release(long number, const long (&a)[6]) {
 
 class Warden : public testing::Test {
  protected:
-  static constexpr std::size_t bytes = std::size_t{40} << 20;  // three pieces
+  static constexpr std::size_t bytes = std::size_t{40} << 20;  // ten pieces
 
   void SetUp() override {
     const char* const folder = std::getenv("STILLMAP_TEST_EXT4");
@@ -176,7 +176,7 @@ TEST_F(Warden, TakesTheAccessAwayWhereEvenThePoisonCannotBeMapped) {
 
 TEST_F(Warden, KeepsTheGoodPagesOfAReadThatFails) {
   open_leased();
-  static constexpr long piece = long{16} << 20;
+  static constexpr auto piece = static_cast<long>(warden::piece_bytes_max);
   answer([](long number, const long(&a)[6], long& result) {
     if (number != SYS_pread64 || a[3] < piece || a[3] >= 2 * piece) return false;
     if (a[3] < piece + 8192) {  // the second piece: two pages, then an error
@@ -189,8 +189,8 @@ TEST_F(Warden, KeepsTheGoodPagesOfAReadThatFails) {
   });
   write_over();
   EXPECT_EQ(still_current(snapshot_), STILL_LOST);
-  EXPECT_EQ(faults(), std::size_t{piece} / 4096 - 2);
-  EXPECT_EQ(still_private_bytes(snapshot_), bytes - std::size_t{piece} + 8192);
+  EXPECT_EQ(faults(), warden::piece_bytes_max / 4096 - 2);
+  EXPECT_EQ(still_private_bytes(snapshot_), bytes - warden::piece_bytes_max + 8192);
 }
 
 TEST_F(Warden, DoesNotTrustADescriptorThatBecameAnotherFileWhileItWasRead) {
@@ -521,14 +521,14 @@ TEST_F(WardenInAHurry, PoisonsWhatHangingStorageDidNotDeliverInTime) {
   static std::atomic<bool> hang;
   hang = true;
   answer([](long number, const long(&a)[6], long&) {
-    if (number == SYS_pread64 && a[3] >= (long{16} << 20)) {
+    if (number == SYS_pread64 && a[3] >= static_cast<long>(warden::piece_bytes_max)) {
       while (hang) ::usleep(1000);
     }
     return false;
   });
   write_over();
   EXPECT_EQ(still_current(snapshot_), STILL_LOST);
-  EXPECT_EQ(faults(), bytes / 4096 - (std::size_t{16} << 20) / 4096) << "the first piece was there in time";
+  EXPECT_EQ(faults(), (bytes - warden::piece_bytes_max) / 4096) << "the first piece was there in time";
   hang = false;
 }
 
