@@ -32,8 +32,8 @@ namespace {
 
 constexpr std::int64_t second_ns = 1'000'000'000, millisecond_ns = 1'000'000;
 constexpr std::int64_t tick_max_ns = second_ns;  // between two looks at lease-break-time
-constexpr std::int64_t copying_poll_ns =
-    millisecond_ns;                                     // in case a copier's wake-up met a full signal queue
+// In case a copier's wake-up met a full signal queue, and for what can be done meanwhile.
+constexpr std::int64_t copying_poll_ns = millisecond_ns / 4;
 constexpr std::int64_t foreign_backoff_ns = second_ns;  // after a signal of the application's own came by
 constexpr std::int64_t foreign_poll_ns = 2 * millisecond_ns;  // ... how often leases are looked at meanwhile
 constexpr std::int64_t paused_poll_ns = 10 * millisecond_ns;  // while a fork is under way
@@ -366,10 +366,27 @@ class keeper_loop {
       if (now >= one->deadline_ns) {
         finish(*one);
       } else {
+        drop_behind(*one);
         give_up_clones(*one, now);
       }
       one = following;
     }
+  }
+
+  // Taking the file's pages out of the page table is a good part of what a writer waits for: done for what is
+  // copied already, while the copiers are at the rest. A reader who comes by faults them in again, from the
+  // page cache, where the lease keeps them as they are.
+  static void drop_behind(lease& one) noexcept {
+    for_each_detaching(one, [](hold& each) {
+      detachment* const work = each.detaching;
+      if (work == nullptr || work->pieces < 2) return;
+      for (std::uint32_t i = 0; i < work->pieces; ++i) {
+        detachment::piece& piece = work->all_pieces()[i];
+        if (piece.dropped || piece.state.load() != piece_state::done) continue;
+        piece.dropped = true;
+        kernel::advise(each.address + work->piece_begin(i), work->piece_bytes(i), MADV_DONTNEED);
+      }
+    });
   }
 
   void give_up_clones(lease& one, std::int64_t now) noexcept {

@@ -92,6 +92,7 @@ struct detachment {
   struct piece {
     std::atomic<piece_state> state{piece_state::queued};
     std::size_t valid_bytes = 0;  // published by state
+    bool dropped = false;         // the keeper's: the file's pages are out of the page table already
   };
   piece* all_pieces() noexcept { return reinterpret_cast<piece*>(this + 1); }
   std::size_t piece_begin(std::uint32_t index) const noexcept { return index * piece_size; }
