@@ -16,11 +16,9 @@
 namespace stillmap::reserve {
 namespace {
 
-// All in whole huge pages: moving them moves page tables, not pages.
-constexpr std::size_t unit = std::size_t{2} << 20;
+constexpr std::size_t unit = std::size_t{2} << 20;  // what is smaller is not worth keeping
 constexpr std::size_t extents_max = 64;
 constexpr std::uint64_t recycled_max = std::uint64_t{64} << 20;
-constexpr std::uint64_t fill_step = std::uint64_t{64} << 20;  // populated between two looks at the machine
 constexpr std::uint64_t available_least = 20;                 // one in so many of the machine's bytes
 
 struct extent {
@@ -43,22 +41,14 @@ std::uint64_t limit() noexcept {
   return configured != 0 ? configured & ~std::uint64_t{unit - 1} : recycled_max;
 }
 
-// The whole units in a range.
-extent units_in(std::byte* address, std::size_t bytes) noexcept {
-  const auto begin = reinterpret_cast<std::uintptr_t>(address), end = (begin + bytes) & ~(unit - 1);
-  const std::size_t skip = (0 - begin) & (unit - 1);
-  return skip < bytes && begin + skip < end ? extent{address + skip, end - begin - skip}
-                                            : extent{};
-}
-
-void unmap(std::byte* begin, std::byte* end) noexcept {
+void unmap(std::byte* begin, const std::byte* end) noexcept {
   if (begin < end) kernel::unmap(begin, static_cast<std::size_t>(end - begin));
 }
 
 // Under the mutex. False where there is no room.
 bool put(extent one) noexcept {
   if (the_shelf.shut.load() || the_shelf.count == extents_max ||
-      the_shelf.kept.load(std::memory_order_relaxed) + one.bytes > limit())
+      the_shelf.kept.load(std::memory_order_relaxed) + one.bytes > limit() + unit)
     return false;
   the_shelf.extents[the_shelf.count++] = one;
   the_shelf.kept.fetch_add(one.bytes, std::memory_order_relaxed);
@@ -96,9 +86,9 @@ bool is_short_of_memory() noexcept {
   return value_of(all, "MemAvailable:") < value_of(all, "MemTotal:") / available_least;
 }
 
-// Faulted in, in whole units; empty where there is none to be had.
+// Faulted in; empty where there is none to be had.
 extent make(std::size_t bytes) noexcept {
-  std::byte* const fresh = memory::map_private(bytes);  // aligned to a unit
+  std::byte* const fresh = memory::map_private(bytes);
   if (fresh == nullptr) return {};
   if (kernel::advise(fresh, bytes, MADV_DONTFORK) != 0 ||
       kernel::advise(fresh, bytes, MADV_POPULATE_WRITE) != 0) {
@@ -108,23 +98,30 @@ extent make(std::size_t bytes) noexcept {
   return {fresh, bytes};
 }
 
-// Moves what there is into the room. False where the kernel had no place for one more mapping.
-bool fill(extent room) noexcept {
+// A part of some extent that is congruent with `like`, as near to its end as can be; empty: none is large
+// enough. Always of one extent, and so of one mapping of the kernel's: mremap takes no more at once (before
+// Linux 6.17 it fails on two, and leaves a hole where they were to go).
+extent cut(std::size_t bytes, const std::byte* like) noexcept {
   const std::unique_lock lock(the_shelf.mutex, std::try_to_lock);
-  while (lock && room.bytes > 0 && the_shelf.count > 0) {
-    extent& last = the_shelf.extents[the_shelf.count - 1];
-    const std::size_t moved = std::min(room.bytes, last.bytes);
-    std::byte* const from = last.address + (last.bytes - moved);
-    last.bytes -= moved;
-    if (last.bytes == 0) --the_shelf.count;
-    the_shelf.kept.fetch_sub(moved, std::memory_order_relaxed);
-    if (kernel::failed(kernel::move_over(from, moved, room.address))) {
-      kernel::unmap(from, moved);
-      return false;
+  for (std::size_t i = lock ? the_shelf.count : 0; i > 0; --i) {
+    extent& one = the_shelf.extents[i - 1];
+    if (one.bytes < bytes) continue;
+    const auto last = reinterpret_cast<std::uintptr_t>(one.address + (one.bytes - bytes));
+    const std::size_t back = (last - reinterpret_cast<std::uintptr_t>(like)) & (unit - 1);
+    if (back > one.bytes - bytes) continue;
+    std::byte* const begin = one.address + (one.bytes - bytes - back);
+    unmap(begin + bytes, one.address + one.bytes);
+    the_shelf.kept.fetch_sub(one.bytes, std::memory_order_relaxed);
+    one.bytes = static_cast<std::size_t>(begin - one.address);
+    if (one.bytes < unit) {
+      unmap(one.address, begin);
+      one = the_shelf.extents[--the_shelf.count];
+    } else {
+      the_shelf.kept.fetch_add(one.bytes, std::memory_order_relaxed);
     }
-    room = {room.address + moved, room.bytes - moved};
+    return {begin, bytes};
   }
-  return true;
+  return {};
 }
 
 // False: unmapped.
@@ -142,30 +139,23 @@ bool keep(extent one) noexcept {
 }  // namespace
 
 std::byte* take(std::size_t bytes, const std::byte* like) noexcept {
-  std::byte* result = memory::map_congruent(bytes, like);
-  if (result == nullptr) return nullptr;
-  if (!fill(units_in(result, bytes))) {  // there may be a hole in it
-    kernel::unmap(result, bytes);
-    result = memory::map_congruent(bytes, like);
-    if (result == nullptr) return nullptr;
-  }
-  kernel::advise(result, bytes, MADV_DONTFORK);
-  return result;
+  if (const extent kept = cut(bytes, like); kept.address != nullptr) return kept.address;
+  std::byte* const fresh = memory::map_congruent(bytes, like);
+  if (fresh != nullptr) kernel::advise(fresh, bytes, MADV_DONTFORK);
+  return fresh;
 }
 
 void give_back(std::byte* address, std::size_t bytes) noexcept {
-  std::byte* const end = address + bytes;
-  extent kept = units_in(address, bytes);
   const std::uint64_t most = limit(), before = kept_bytes();
-  kept.bytes = std::min<std::size_t>(kept.bytes, most > before ? most - before : 0);
-  if (kept.bytes == 0) return unmap(address, end);
-  unmap(address, kept.address);
-  unmap(kept.address + kept.bytes, end);
-  if (kernel::protect(kept.address, kept.bytes, PROT_READ | PROT_WRITE) == 0 &&
-      kernel::advise(kept.address, kept.bytes, MADV_DONTFORK) == 0) {
-    keep(kept);
+  const std::size_t kept = std::min<std::size_t>(bytes, most > before ? (most - before) & ~(unit - 1) : 0);
+  unmap(address + kept, address + bytes);
+  if (kept < unit) return unmap(address, address + kept);
+  // MADV_NORMAL: parts that were advised differently become one mapping again.
+  if (kernel::protect(address, kept, PROT_READ | PROT_WRITE) == 0 &&
+      kernel::advise(address, kept, MADV_NORMAL) == 0 && kernel::advise(address, kept, MADV_DONTFORK) == 0) {
+    keep({address, kept});
   } else {
-    kernel::unmap(kept.address, kept.bytes);
+    kernel::unmap(address, kept);
   }
 }
 
@@ -178,8 +168,9 @@ void tend() noexcept {
   for (;;) {
     if (is_short_of_memory()) return drop();
     const std::uint64_t most = limit(), before = kept_bytes();
-    if (!fills || before >= most) return;
-    const extent more = make(std::min(most - before, fill_step));
+    if (!fills || before + unit > most) return;
+    // One unit more, in which to meet any address modulo 2 MiB.
+    const extent more = make(most - before + unit);
     if (more.bytes == 0 || !keep(more)) return;
   }
 }

@@ -15,9 +15,9 @@
 
 namespace stillmap::reserve {
 
-// Anonymous memory like memory::map_congruent's, not inherited by fork; as much of it as there is comes from
-// the reserve and holds whatever it held before. Never waits: without the reserve where another thread is in
-// it. nullptr: none to be had.
+// Anonymous memory like memory::map_congruent's, not inherited by fork; from the reserve where that has a piece
+// large enough, which holds whatever it held before. Never waits: without the reserve where another thread is
+// in it. nullptr: none to be had.
 std::byte* take(std::size_t bytes, const std::byte* like) noexcept;
 
 // Takes over memory that nobody uses any more, readable or writable, anonymous and private; unmaps what it

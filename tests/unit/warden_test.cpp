@@ -28,6 +28,7 @@
 #include "linux/kernel.hpp"
 #include "live_leases.hpp"
 #include "memory.hpp"
+#include "reserve.hpp"
 #include "settings.hpp"
 #include "stand_in.hpp"
 
@@ -53,6 +54,8 @@ class Warden : public testing::Test {
     if (folder == nullptr) GTEST_SKIP() << "no ext4 of our own";
     path_ = std::string(folder) + "/warden";
     fill('a');
+    reserve::shut();  // what an earlier test left would do where there is no memory to be had
+    reserve::open();
     charged_before_ = memory::charged();
   }
   void TearDown() override {
