@@ -2,38 +2,43 @@
 //
 // Live views: the bytes of a shared mapping as they are at this moment, and other ones a moment later. For
 // what snapshots are no answer to: memory shared with another process, a file that is followed, a device. A
-// plain pointer to such bytes is a lie to the compiler, which may read twice what was read once; so no view
-// gives one, and none converts to std::span.
+// plain pointer to such bytes lets the compiler read twice what the program read once; so no view gives one,
+// and none converts to std::span.
 //
 //   namespace live = stillmap::live;
 //   auto shared = live::mapping::open("/dev/shm/queue", live::mode::read_write);  // throws stillmap::error
-//   live::writable_atomic_bytes bytes = shared.as_writable_atomic_bytes();
+//   const live::writable_atomic_bytes bytes = shared.as_writable_atomic_bytes();
 //   const auto head = bytes.load<std::uint32_t>(0, std::memory_order_acquire);
 //   std::byte message[256];
 //   std::error_code ec;
-//   const std::size_t copied = bytes.copy_to(64, message, ec);  // EFAULT where the file was cut, and no
-//   signal if (!ec && copied == sizeof message) bytes.store<std::uint32_t>(0, head + 1,
-//   std::memory_order_release);
+//   bytes.copy_to(64, message, ec);  // EFAULT, and no signal, where the file was truncated
+//   if (!ec) bytes.store<std::uint32_t>(4, head, std::memory_order_release);
 //
 // Which view: atomic_bytes for memory shared with other threads or processes, cell_bytes for one thread that
 // needs no order, registers for devices.
 //
-// Promise: every access is checked against the view's size, and for alignment where one access is promised;
-// it is made once and anew, neither left out nor merged with another. The three copy into owned memory
-// (copy_to) and, where writable, from it (copy_from), and where the file was truncated meanwhile a copy says
-// EFAULT. No promise: single accesses (load, get, read, store, set, write) to a page behind the end of a file
-// that was truncated raise SIGBUS, as with every mmap(2). Up to the end of its last page a shorter file reads
-// as zeros, for copies as well, and what is stored there is lost. Copies may tear anywhere: for a value of
-// several bytes that others store, use load<T>.
+// Promise: every access is checked against the view's size, and for alignment where one access is promised.
+// It is made each time anew, neither left out nor merged with another. Each view copies into owned memory
+// (copy_to) and, where writable, from it (copy_from); where the file was truncated a copy says EFAULT.
+//
+// No promise: a single access (load, store, get, set, read, write) to a page behind the end of a truncated
+// file raises SIGBUS, as with every mmap(2). Up to the end of its last page such a file reads as zeros, in
+// copies too, and what is stored there is lost. Copies may tear anywhere: a value of several bytes that
+// others store is for load<T>.
 //
 // Lifetime: a view is a place and a size, copied freely, valid while the mapping lives; moving the mapping
-// leaves its views valid. Threads: mapping and views may be used from any thread, cell_bytes from one at a
-// time. Errors: errno values in std::generic_category. ERANGE: beyond the view. EINVAL: misaligned, or an
-// order that the operation cannot have. The twin without an error_code throws stillmap::error with the same
-// code. Nothing is read or written by an access that is refused; a load then gives zero. Cost: an access is
-// two comparisons and one instruction. A copy is two system calls, gettid(2) and process_vm_readv(2) or
-// process_vm_writev(2) on ourselves (Linux 3.2), about 1 us, and the bytes. Kernels without them, and
-// containers that forbid them, make copies fail with ENOSYS or EPERM; nothing is tried in their place.
+// leaves its views valid.
+//
+// Threads: mappings and views may be used from any thread, cell_bytes from one at a time.
+//
+// Errors: errno values in std::generic_category. ERANGE: beyond the view. EINVAL: misaligned, or an order
+// that the operation cannot have. The twin without an error_code throws stillmap::error with the same code.
+// An access that is refused reads and writes nothing; a load then gives zero.
+//
+// Cost: an access is a few comparisons and one instruction. A copy is two system calls, gettid(2) and
+// process_vm_readv(2) or process_vm_writev(2) on ourselves (Linux 3.2), and the bytes. A kernel without the
+// two says ENOSYS, a container that forbids them EPERM: copies then give that error back, single accesses
+// still work.
 //
 // Header-only; nothing of the library is linked. Builds with -fno-exceptions: the throwing functions are then
 // left out, their error_code twins stay.
@@ -173,7 +178,7 @@ class view {
  protected:
   view() noexcept = default;
   view(std::byte* first, std::size_t size, bool device) noexcept
-      : first_(first), size_(size), device_(device) {}
+      : first_(first), size_(size & size_max), device_(device) {}
 
   // 0, or why `bytes` bytes at offset are not to be had.
   int beyond(std::size_t offset, std::size_t bytes) const noexcept {
@@ -184,9 +189,10 @@ class view {
     if (const int number = beyond(offset, sizeof(T))) return number;
     return (reinterpret_cast<std::uintptr_t>(first_) + offset) % sizeof(T) != 0 ? EINVAL : 0;
   }
+  // volatile, for atomics too: a compiler may leave out or merge relaxed ones.
   template <class T>
-  typename word_of<sizeof(T)>::type* at(std::size_t offset) const noexcept {
-    return reinterpret_cast<typename word_of<sizeof(T)>::type*>(first_ + offset);
+  volatile typename word_of<sizeof(T)>::type* at(std::size_t offset) const noexcept {
+    return reinterpret_cast<volatile typename word_of<sizeof(T)>::type*>(first_ + offset);
   }
 
   std::size_t copy_out(std::size_t offset, std::span<std::byte> to, std::error_code& ec) const noexcept {
@@ -202,9 +208,11 @@ class view {
                      ec);
   }
 
+  // Two words, so that a view is passed in registers, as a span is.
+  static constexpr std::size_t size_max = std::numeric_limits<std::size_t>::max() >> 1;
   std::byte* first_ = nullptr;
-  std::size_t size_ = 0;
-  bool device_ = false;  // no regular file: the width of an access may matter
+  std::size_t size_ : std::numeric_limits<std::size_t>::digits - 1 = 0;
+  bool device_ : 1 = false;  // no regular file: the width of an access may matter
 };
 
 }  // namespace detail
@@ -226,7 +234,7 @@ class atomic_bytes : public detail::view {
     ec = detail::code_of(number);
     return number == 0 ? load_at<T>(offset, order) : detail::from_word<T>(0);
   }
-  // Bytes copied: less than to.size() only with an error. EFAULT: the file was truncated, the device could
+  // Bytes copied: less than to.size() only with an error. EFAULT: the file was truncated, the storage could
   // not read the page, or this is a device's memory (VM_IO, VM_PFNMAP), which registers can copy.
   std::size_t copy_to(std::size_t offset, std::span<std::byte> to, std::error_code& ec) const noexcept {
     return copy_out(offset, to, ec);
@@ -468,8 +476,7 @@ class registers : public detail::view {
 
   template <class T>
   T read_at(std::size_t offset) const noexcept {
-    const volatile typename detail::word_of<sizeof(T)>::type* const from = at<T>(offset);
-    return *from;
+    return *at<T>(offset);
   }
 };
 
@@ -511,8 +518,7 @@ class writable_registers : public registers {
 
   template <class T>
   void write_at(std::size_t offset, T value) const noexcept {
-    volatile typename detail::word_of<sizeof(T)>::type* const to = at<T>(offset);
-    *to = value;
+    *at<T>(offset) = value;
   }
 };
 
