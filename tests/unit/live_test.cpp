@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stillmap/stillmap.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -545,6 +546,29 @@ TEST(LiveMapping, IsUnmappedByItsLastOwnerAlone) {
     EXPECT_TRUE(mapped("stillmap-live"));
   }
   EXPECT_FALSE(mapped("stillmap-live"));
+}
+
+TEST(LiveMapping, ThatIsWritableCountsAsAWriterOfItsFile) {
+  const char* const folder = std::getenv("STILLMAP_TEST_EXT4");
+  if (folder == nullptr) GTEST_SKIP() << "STILLMAP_TEST_EXT4 is not set";
+  const std::string path = std::string(folder) + "/live-writer";
+  std::ofstream(path) << std::string(10'000, 'a');
+  still_options leased{};
+  leased.size = sizeof leased;
+  leased.backing = STILL_LEASED;
+  still_snapshot* one = nullptr;
+  {
+    const live::mapping reading = live::mapping::open(path, mode::read);
+    ASSERT_EQ(still_open(path.c_str(), &leased, &one), 0) << still_message();
+    still_close(one);
+  }
+  {
+    const live::mapping writing = live::mapping::open(path, mode::read_write);
+    EXPECT_EQ(still_open(path.c_str(), &leased, &one), STILL_ERROR_BUSY_WRITER);
+  }
+  ASSERT_EQ(still_open(path.c_str(), &leased, &one), 0) << still_message();
+  still_close(one);
+  ::unlink(path.c_str());
 }
 
 // hugetlbfs maps and unmaps in huge pages.
