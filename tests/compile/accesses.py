@@ -4,7 +4,7 @@
 
 Each function is called WHO_N_load(s)_of_BITS or WHO_N_store(s)_of_BITS. Views are passed in registers, so that an access
 by another way than rsp or rip is to the live bytes; a twin writes its error_code besides. Skips (77) where the code is
-not x86-64's."""
+not x86-64's. OBJDUMP is GNU's or LLVM's."""
 
 import platform
 import re
@@ -33,11 +33,11 @@ def accesses(code, twin):
         if not instruction or instruction[1] in {"lea", "nop", "nopw", "cs", "data16"}:
             continue
         name, operands = instruction.groups()
-        memory = re.search(r"(\w+) PTR (?:\w\w:)?\[([^\]]*)\]", operands)
+        memory = re.search(r"(\w+) PTR (?:\w\w:)?\[([^\]]*)\]", operands, re.I)
         if not memory or re.search(r"\br[si]p\b", memory[2]):
             continue
         first = operands.index(memory[0]) == 0
-        bits = BITS[memory[1]]
+        bits = BITS[memory[1].upper()]
         if not first or name in READS_FIRST_OPERAND:
             yield "load", bits
         elif name.startswith("mov"):

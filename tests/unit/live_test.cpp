@@ -36,6 +36,14 @@ using stillmap::live::mode;
 
 const std::size_t page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 
+#if defined(__SANITIZE_THREAD__)
+constexpr bool thread_sanitizer = true;
+#elif defined(__has_feature)
+constexpr bool thread_sanitizer = __has_feature(thread_sanitizer);
+#else
+constexpr bool thread_sanitizer = false;
+#endif
+
 // A process of ours that runs `body`, whose result is its exit status, and dies with us.
 pid_t start(const std::function<int()>& body) {
   const pid_t child = ::fork();
@@ -613,6 +621,7 @@ TEST(LiveDevice, IsCopiedInWholeWords) {
 }
 
 TEST(LiveCopy, WorksAfterTheMainThreadHasLeft) {
+  if (thread_sanitizer) GTEST_SKIP() << "the thread sanitizer cannot join a main thread";
   const int status = run([] {
     static const int fd = memory_file(page);
     // The process's exit status is that of the thread that stays.
