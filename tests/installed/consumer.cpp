@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <array>
 #include <cstdio>
+#include <stillmap/live.hpp>
 #include <stillmap/snapshot.hpp>
 
 int main(int count, char** arguments) {
@@ -18,5 +20,10 @@ int main(int count, char** arguments) {
 #else
   const std::string_view text = file.text(ec);
 #endif
+  const auto shared = stillmap::live::mapping::open(arguments[1], stillmap::live::mode::read, ec);
+  const auto first = shared.as_atomic_bytes().load<char>(0, std::memory_order_acquire, ec);
+  if (ec || text.empty() || first != text[0]) return 1;
+  std::array<std::byte, 4> copied{};
+  if (shared.as_cell_bytes().copy_to(0, copied, ec) != copied.size()) return 1;
   std::fwrite(text.data(), 1, text.size(), stdout);
 }
