@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
@@ -15,6 +16,7 @@
 namespace stillmap::files_thread {
 namespace {
 
+constexpr std::chrono::milliseconds surplus_time{200};
 constexpr int threads_max = 16;  // others need not wait behind storage that hangs
 
 struct job {
@@ -82,9 +84,16 @@ void* serve(void*) {
   }
   for (;;) {
     if (shared.first == nullptr) {
+      // One stands ready; more end when nobody misses them for a while.
+      const bool surplus = shared.threads > 1;
       ++shared.idle;
-      shared.filled.wait(lock);
+      const bool missed = !surplus ? (shared.filled.wait(lock), true)
+                                   : shared.filled.wait_for(lock, surplus_time) == std::cv_status::no_timeout;
       --shared.idle;
+      if (!missed && shared.idle > 0 && shared.first == nullptr) {
+        --shared.threads;
+        return nullptr;
+      }
       continue;
     }
     job* const one = take(shared);

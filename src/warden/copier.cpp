@@ -12,6 +12,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <new>
@@ -30,6 +31,7 @@ constexpr int active_usual = 2;  // a second one pays; from two on memory is wha
 constexpr int active_max = 15;
 constexpr std::int64_t stuck_ns = 5'000'000;  // a cached piece takes 0.2 to 1 ms
 constexpr std::size_t closes_max = 1024;
+constexpr std::chrono::milliseconds surplus_time{200};
 
 // Between the keeper and the copiers alone; held for a few instructions, and by no one who may wait for a
 // lease.
@@ -197,9 +199,16 @@ void* run(void*) {
       lock.lock();
       shared.tending_now = false;
     } else {
+      // More than the usual ones and a spare end when nobody misses them for a while.
+      const bool surplus = shared.threads > active_usual + 1;
       ++shared.idle;
-      shared.work.wait(lock);
+      const bool missed = !surplus ? (shared.work.wait(lock), true)
+                                   : shared.work.wait_for(lock, surplus_time) == std::cv_status::no_timeout;
       --shared.idle;
+      if (!missed && shared.idle > 0 && shared.first == nullptr && shared.threads > active_usual + 1) {
+        --shared.threads;
+        return nullptr;
+      }
     }
   }
 }

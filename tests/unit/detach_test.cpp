@@ -128,6 +128,37 @@ TEST_P(Detach, DoesNotWaitForACloneThatHangs) {
   expect_bytes();
 }
 
+// Two mappings under one lease: the clone of one is there, that of the other is given up.
+TEST_P(Detach, KeepsTheCloneThatIsThereWhereAnotherHangs) {
+  static std::atomic<bool> hang;
+  static std::atomic<int> clones, hanging;
+  hang = true;
+  clones = hanging = 0;
+  still_snapshot* part = nullptr;
+  still_options options{};
+  options.size = sizeof options;
+  options.backing = STILL_LEASED;
+  options.offset = 4096;
+  ASSERT_EQ(still_open(path_.c_str(), &options, &part), 0) << still_message();
+  answer([](long number, const long(&a)[6], long&) {
+    if (is_clone(number, a) && clones++ == 1) {
+      ++hanging;
+      while (hang) ::usleep(1000);
+      --hanging;
+    }
+    // The copy that follows takes a while as well.
+    if (number == SYS_pread64 && hanging != 0 && a[2] > 1'000'000) ::usleep(20'000);
+    return false;
+  });
+  write_over();
+  hang = false;
+  expect_bytes();
+  EXPECT_EQ(still_current(part), STILL_PRIVATE);
+  EXPECT_EQ(std::memcmp(still_data(part), content_.data() + 4096, bytes - 4096), 0);
+  while (hanging != 0) ::usleep(1000);
+  still_close(part);
+}
+
 TEST_P(Detach, ACloneOfAnotherSizeIsNotTaken) {
   answer([](long number, const long(&a)[6], long& result) {
     if (!is_clone(number, a)) return false;
