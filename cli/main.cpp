@@ -6,6 +6,7 @@
 #include "explain/explain.hpp"
 #include "grep/arguments.hpp"
 #include "grep/grep.hpp"
+#include "run/run.hpp"
 #include "stop.hpp"
 #include "words.hpp"
 
@@ -38,6 +39,7 @@ int parse(CLI::App& app, std::vector<std::string> words) {
 }
 
 int grep(std::vector<std::string> words) {
+  still::leave_leases_before_stopping();
   CLI::App app("Searches files and folders for lines that match a pattern.", "still grep");
   still::grep::arguments typed;
   still::grep::declare(app, typed);
@@ -59,10 +61,22 @@ int explain(std::vector<std::string> words) {
   return still::explain::run(typed);
 }
 
+int run_command(std::vector<std::string> words) {
+  CLI::App app("Runs a program whose file mappings hold still.", "still run");
+  still::run::arguments typed;
+  still::run::declare(app, typed);
+  still::run::words split = still::run::divided(std::move(words));
+  still::shield(split.ours);
+  if (const int status = parse(app, std::move(split.ours)); status >= 0) return status;
+  typed.command = std::move(split.command);
+  return still::run::run(typed);
+}
+
 int top(const std::vector<std::string>& words) {
   CLI::App app("File mappings that hold still.", "still");
   app.set_version_flag("--version", std::string("still ") + still_version());
   app.add_subcommand("grep", "Search files and folders");
+  app.add_subcommand("run", "Run a program whose file mappings hold still");
   app.add_subcommand("explain", "Tell how files would be held still, and why");
   app.require_subcommand(1);
   app.footer("still COMMAND --help tells more.");
@@ -75,6 +89,7 @@ int run(const std::vector<std::string>& words) {
   const std::vector<std::string> rest(words.begin() + 1, words.end());
   if (words[0] == "grep") return grep(rest);
   if (words[0] == "explain") return explain(rest);
+  if (words[0] == "run") return run_command(rest);
   return top(words);
 }
 
@@ -82,7 +97,6 @@ int run(const std::vector<std::string>& words) {
 
 int main(int argc, char** argv) {
   try {
-    still::leave_leases_before_stopping();
     return run(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "still: %s\n", error.what());
