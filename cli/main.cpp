@@ -3,6 +3,7 @@
 // The `still` command: finds out which subcommand is meant and hands it its own words. Each subcommand is a
 // CLI11 App of its own: as a child of one App, a pattern that reads like a sibling's name (`still grep
 // explain .`) would be taken for that sibling.
+#include "cp/cp.hpp"
 #include "explain/explain.hpp"
 #include "grep/arguments.hpp"
 #include "grep/grep.hpp"
@@ -59,11 +60,21 @@ int explain(std::vector<std::string> words) {
   return still::explain::run(typed);
 }
 
+int cp(std::vector<std::string> words) {
+  CLI::App app("Makes a consistent copy of a file that may be changing.", "still cp");
+  still::cp::arguments typed;
+  still::cp::declare(app, typed);
+  still::shield(words);
+  if (const int status = parse(app, std::move(words)); status >= 0) return status;
+  return still::cp::run(typed);
+}
+
 int top(const std::vector<std::string>& words) {
   CLI::App app("File mappings that hold still.", "still");
   app.set_version_flag("--version", std::string("still ") + still_version());
   app.add_subcommand("grep", "Search files and folders");
   app.add_subcommand("explain", "Tell how files would be held still, and why");
+  app.add_subcommand("cp", "Copy a file that may be changing");
   app.require_subcommand(1);
   app.footer("still COMMAND --help tells more.");
   const int status = parse(app, words);
@@ -75,6 +86,7 @@ int run(const std::vector<std::string>& words) {
   const std::vector<std::string> rest(words.begin() + 1, words.end());
   if (words[0] == "grep") return grep(rest);
   if (words[0] == "explain") return explain(rest);
+  if (words[0] == "cp") return cp(rest);
   return top(words);
 }
 
