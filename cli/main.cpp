@@ -8,6 +8,7 @@
 #include "grep/arguments.hpp"
 #include "grep/grep.hpp"
 #include "stop.hpp"
+#include "torture/torture.hpp"
 #include "words.hpp"
 
 #include <stillmap/stillmap.h>
@@ -69,12 +70,23 @@ int cp(std::vector<std::string> words) {
   return still::cp::run(typed);
 }
 
+int torture(std::vector<std::string> words) {
+  CLI::App app("Proves on this machine that bytes hold still while writers of every kind are at work.",
+               "still torture");
+  still::torture::arguments typed;
+  still::torture::declare(app, typed);
+  still::shield(words);
+  if (const int status = parse(app, std::move(words)); status >= 0) return status;
+  return still::torture::run(typed);
+}
+
 int top(const std::vector<std::string>& words) {
   CLI::App app("File mappings that hold still.", "still");
   app.set_version_flag("--version", std::string("still ") + still_version());
   app.add_subcommand("grep", "Search files and folders");
   app.add_subcommand("explain", "Tell how files would be held still, and why");
   app.add_subcommand("cp", "Copy a file that may be changing");
+  app.add_subcommand("torture", "Prove that bytes hold still, on this machine");
   app.require_subcommand(1);
   app.footer("still COMMAND --help tells more.");
   const int status = parse(app, words);
@@ -87,6 +99,7 @@ int run(const std::vector<std::string>& words) {
   if (words[0] == "grep") return grep(rest);
   if (words[0] == "explain") return explain(rest);
   if (words[0] == "cp") return cp(rest);
+  if (words[0] == "torture") return torture(rest);
   return top(words);
 }
 
