@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The bytes go from the snapshot to the file by write(2): where they were taken away (a truncation that no
+// The bytes go from the snapshot to the file by pwrite(2): where they were taken away (a truncation that no
 // lease stops, a disk error) the call says EFAULT, and no signal comes.
 #include "cp/cp.hpp"
 
@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -30,6 +32,8 @@ namespace {
 constexpr int whole_status = 0, failed_status = 1, torn_status = 3;
 // A piece is 1 ms of memory and 10 to 40 ms of disk: often enough for the progress line.
 constexpr std::size_t piece_bytes = std::size_t{4} << 20;
+// Zeros as long as this become a hole; the largest block of the file systems in use.
+constexpr std::size_t hole_bytes = 64 * 1024;
 
 using clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds silent{300}, between_shows{100};
@@ -121,39 +125,90 @@ source_file hold(const arguments& what) {
   return result;
 }
 
-std::string megabytes(double bytes) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.1f MB", bytes / 1e6);
-  return text;
+// Shown from 0.3 s on, on a terminal.
+class progress {
+ public:
+  progress(bool wanted, std::size_t all) : line_(wanted), all_(static_cast<double>(all)) {}
+
+  void at(std::size_t done) {
+    const auto now = clock::now();
+    if (!line_.on() || now - shown_ < between_shows) return;
+    shown_ = now;
+    const auto copied = static_cast<double>(done);
+    const double seconds = std::chrono::duration<double>(now - begin_).count();
+    char text[120];
+    std::snprintf(text, sizeof text, "%.1f of %.1f MB  %3.0f %%  %.1f MB/s", copied / 1e6, all_ / 1e6,
+                  100 * copied / all_, copied / 1e6 / seconds);
+    line_.show(text);
+  }
+
+ private:
+  live_line line_;
+  double all_;
+  clock::time_point begin_ = clock::now(), shown_ = begin_ + silent - between_shows;
+};
+
+[[noreturn]] void taken_away(const std::string& source) {
+  throw failure(source + ": its bytes were taken away while they were copied (truncated, or a disk error)");
 }
 
-void copy(stillmap::snapshot& from, const replacement& to, const arguments& what, const std::string& target) {
-  live_line line(!what.quiet);
-  const auto begin = clock::now();
-  auto shown = begin + silent - between_shows;
-  const auto* const data = static_cast<const char*>(from.data());
-  for (std::size_t done = 0; done < from.size();) {
-    const std::size_t piece = std::min(piece_bytes, from.size() - done);
-    // Paged: a system call may not be able to fetch what is not there yet.
-    if (from.how() == stillmap::backing::paged && from.advise(stillmap::advice::populate, done, piece))
-      throw failure(what.source + ": " + still_message());
-    const ssize_t written = ::write(to.fd(), data + done, piece);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0 && errno == EFAULT)
-      throw failure(what.source +
-                    ": its bytes were taken away while they were copied (truncated, or a disk error)");
-    if (written < 0) throw failure_of(target, errno);
-    done += static_cast<std::size_t>(written);
-    const auto now = clock::now();
-    if (!line.on() || now - shown < between_shows) continue;
-    shown = now;
-    const double seconds = std::chrono::duration<double>(now - begin).count();
-    const auto copied = static_cast<double>(done), all = static_cast<double>(from.size());
-    char percent[16];
-    std::snprintf(percent, sizeof percent, "%3.0f %%", 100 * copied / all);
-    line.show(megabytes(copied) + " of " + megabytes(all) + "  " + percent + "  " +
-              megabytes(copied / seconds) + "/s");
+bool all_zero(const char* data, std::size_t bytes) {
+  return data[0] == 0 && std::memcmp(data, data + 1, bytes - 1) == 0;
+}
+
+// A source with holes is copied by way of a buffer, where zeros can be looked for: there no fault can come.
+// The kernel fills it, which says EFAULT, as write(2) does.
+class buffer {
+ public:
+  // Null where a sandbox forbids the call: then the holes are filled.
+  const char* filled(const char* from, std::size_t bytes, const std::string& source) {
+    for (std::size_t done = 0; done < bytes;) {
+      const iovec to{memory_.get() + done, bytes - done}, what{const_cast<char*>(from) + done, bytes - done};
+      const ssize_t got = ::process_vm_readv(::getpid(), &to, 1, &what, 1, 0);
+      if (got < 0 && errno == EFAULT) taken_away(source);
+      if (got <= 0) return nullptr;
+      done += static_cast<std::size_t>(got);
+    }
+    return memory_.get();
   }
+
+ private:
+  std::unique_ptr<char[]> memory_ = std::make_unique<char[]>(piece_bytes);
+};
+
+void write_whole(int fd, const char* data, std::size_t bytes, std::size_t at, const arguments& what,
+                 const std::string& target) {
+  for (std::size_t done = 0; done < bytes;) {
+    const ssize_t wrote = ::pwrite(fd, data + done, bytes - done, static_cast<off_t>(at + done));
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0 && errno == EFAULT) taken_away(what.source);
+    if (wrote < 0) throw failure_of(target, errno);
+    done += static_cast<std::size_t>(wrote);
+  }
+}
+
+void copy(stillmap::snapshot& from, bool has_holes, const replacement& to, const arguments& what,
+          const std::string& target) {
+  progress shown(!what.quiet, from.size());
+  std::optional<buffer> between;
+  if (has_holes) between.emplace();
+  const auto* const data = static_cast<const char*>(from.data());
+  for (std::size_t at = 0; at < from.size(); at += piece_bytes) {
+    const std::size_t piece = std::min(piece_bytes, from.size() - at);
+    // Paged: a system call may not be able to fetch what is not there yet.
+    if (from.how() == stillmap::backing::paged && from.advise(stillmap::advice::populate, at, piece))
+      throw failure(what.source + ": " + still_message());
+    const char* const safe = between ? between->filled(data + at, piece, what.source) : nullptr;
+    const std::size_t step = safe ? hole_bytes : piece;
+    for (std::size_t i = 0; i < piece; i += step) {
+      const std::size_t bytes = std::min(step, piece - i);
+      if (safe && all_zero(safe + i, bytes)) continue;
+      write_whole(to.fd(), (safe ? safe : data + at) + i, bytes, at + i, what, target);
+    }
+    shown.at(at + piece);
+  }
+  // The last byte may lie in a hole.
+  if (between && ::ftruncate(to.fd(), static_cast<off_t>(from.size())) != 0) throw failure_of(target, errno);
 }
 
 int copied(const arguments& what) {
@@ -168,7 +223,8 @@ int copied(const arguments& what) {
 
   source_file from = hold(what);
   replacement made(target, S_ISREG(source.st_mode) ? source.st_mode : 0666, there);
-  copy(from.bytes, made, what, target);
+  const bool has_holes = S_ISREG(source.st_mode) && source.st_blocks * 512 < source.st_size;
+  copy(from.bytes, has_holes, made, what, target);
   const bool torn = from.bytes.when() == stillmap::consistency::torn;
   from.bytes = {};  // no writer waits for our disk
   made.put_in_place();

@@ -49,6 +49,12 @@ def untouched(folder, names, target, data, what):
     check(read(target) == data, f"{what}: TARGET is untouched")
 
 
+def allocated(path, size):
+    """Zeros that are no hole."""
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def until(condition, what):
     end = time.monotonic() + 60
     while not condition():
@@ -83,6 +89,17 @@ def files(folder, system):
 
     write(source, b"")
     check(cp(source, target)[0] == made and read(target) == b"", "an empty file")
+    write(source, b"bytes")
+
+    # Holes stay holes, also at the end.
+    write(source, b"begin")
+    with open(source, "r+b") as file:
+        file.seek(70_000_000)
+        file.write(b"middle")
+    os.truncate(source, 200_000_001)
+    check(cp(source, target)[0] == made and os.path.getsize(target) == 200_000_001, "a sparse file has its size")
+    check(subprocess.run(["cmp", source, target]).returncode == 0, "a sparse file has its bytes")
+    check(os.stat(target).st_blocks * 512 < 1_000_000, f"a sparse file stays sparse: {os.stat(target).st_blocks}")
     write(source, b"bytes")
 
     inside = os.path.join(folder, "inside")
@@ -219,8 +236,7 @@ def rewritten(folder, system, size, hold, rounds):
 def in_the_middle(folder, act):
     """Copies a large file, and calls act(pid, source) while its bytes are being written."""
     source, target = os.path.join(folder, "source"), os.path.join(folder, "target")
-    write(source, b"")
-    os.truncate(source, GIB)
+    allocated(source, GIB)
     write(target, b"old")
     copying = subprocess.Popen([still, "cp", source, target], stderr=subprocess.PIPE)
 
@@ -256,8 +272,7 @@ def truncated(pid, source):
 
 def progress(folder):
     source, target = os.path.join(folder, "source"), os.path.join(folder, "target")
-    write(source, b"")
-    os.truncate(source, GIB)
+    allocated(source, GIB)
     shown = b""
     pid, terminal = pty.fork()
     if pid == 0:
