@@ -356,11 +356,11 @@ void declare(CLI::App& app, arguments& into) {
       ->check(CLI::Range(0.1, 1e6));
   app.add_flag("--json", into.json, "One object instead of the table");
   app.footer(
-      "Columns: changed bytes were read once and read differently later in the same snapshot; signals, "
-      "SIGBUS or "
-      "SIGSEGV; failed closed, snapshots that said that their bytes are lost, and faulted rather than show "
-      "others; "
-      "mixed, snapshots with bytes of two moments.\n"
+      "changed bytes: read once, and read differently later in the same snapshot\n"
+      "signals: SIGBUS and SIGSEGV, a page each\n"
+      "failed closed: snapshots that said that their bytes are lost, and faulted rather than show others\n"
+      "mixed: snapshots with bytes of two moments, which copied, spilled and paged accept here\n"
+      "writer: how long one change took, median and 99th of a hundred\n\n"
       "Exit status: 0 if what was held did hold still, 1 if bytes changed or faults came without a word, 3 "
       "if "
       "the storm did plain mappings no harm and so proved nothing, 2 if it could not be run.");
