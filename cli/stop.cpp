@@ -5,8 +5,8 @@
 #include "stop.hpp"
 
 #include <signal.h>
-#include <unistd.h>
 #include <stillmap/stillmap.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -20,6 +20,10 @@ void leave_leases_before_stopping() {
   sigaddset(&stop, SIGTSTP);
   if (::pthread_sigmask(SIG_BLOCK, &stop, nullptr) != 0) return;
   std::thread([stop] {
+    // Handlers of a subcommand's run on its own thread.
+    sigset_t all;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
     for (;;) {
       int number = 0;
       if (::sigwait(&stop, &number) != 0) continue;

@@ -84,7 +84,8 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   // What a copy could promise, and whether that is enough.
   const char* const lease_obstacle = no_lease(file, here);
   result.stamps_are_fine = here.multigrain_stamps;
-  result.copy_may_lease = lease_obstacle == nullptr;
+  const bool unproved = wanted.unproved && wanted.require == STILL_TORN;
+  result.copy_may_lease = lease_obstacle == nullptr && !unproved;
   still_consistency copy_level = STILL_TORN;
   if (why_sealed(file) != nullptr) {
     result.copy_witness = witness::nature;
@@ -92,6 +93,8 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   } else if (file.kind == file_kind::stream || (file.loop_over_file && file.loop_root_only)) {
     result.copy_witness = witness::nature;
     copy_level = result.nature_level = STILL_VERIFIED;
+  } else if (unproved) {
+    result.copy_witness = witness::none;
   } else if (stamps_witness(file.system) && file.own_descriptor && sized) {
     result.copy_witness = witness::stamps;
     copy_level = result.copy_may_lease ? STILL_POINT_IN_TIME : STILL_VERIFIED;
@@ -161,6 +164,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
     if (!file.own_descriptor)
       return build.pass(STILL_PAGED,
                         "the descriptor could not be opened anew, and one that is kept would keep its locks");
+    if (wanted.place != nullptr) return build.pass(STILL_PAGED, "not at a given address");
     if (wanted.require > STILL_TORN)
       return build.pass(STILL_PAGED, "pages of different instants: less than the level required");
     if (wanted.backing == STILL_PAGED) return build.add(STILL_PAGED, "insisted on");

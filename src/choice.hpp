@@ -26,6 +26,10 @@ struct request {
   int fork = STILL_FORK_ABSENT;
   bool strict = false, synced = false, populate = false;
   std::uint32_t padding = 0;
+  // Where the bytes must come to lie, for still_mmap: whole pages of readable and writable zeros that stay the
+  // caller's to unmap.
+  std::byte* place = nullptr;
+  bool unproved = false;  // STILL_TORN is enough: no time is spent on more
 };
 
 // What is true of this process and kernel at the time of the open.

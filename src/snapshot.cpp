@@ -137,6 +137,13 @@ unsigned raw(const Enumeration& field) noexcept {
   return value;
 }
 
+// What a way that failed left there is gone.
+bool lay_out_again(const request& wanted) noexcept {
+  const std::size_t bytes = memory::page_ceiling(wanted.length + wanted.padding);
+  return !kernel::failed(kernel::map(wanted.place, bytes, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0));
+}
+
 // Walks the plan. 0, or the error that says most: of the way insisted on, else of the last one tried.
 int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
   int error = from.chosen.refusal;
@@ -174,6 +181,7 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
       reason = each.reason;
     }
     into.held = {};
+    if (from.wanted.place != nullptr && !lay_out_again(from.wanted)) return ENOMEM;
     if (error == ERANGE || error == EOVERFLOW) break;
   }
   return error;
@@ -220,6 +228,23 @@ int read_options(const still_options* options, request& into) noexcept {
 
 int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
                   record* record) noexcept {
+  still_snapshot* const one = new (std::nothrow) still_snapshot;
+  if (one == nullptr) return fail({ENOMEM, path != nullptr ? path : "", "", "", culprits::none, 0, 0});
+  int error = open_into(path, caller_fd, wanted, *one, record);
+  if (error == 0 && path != nullptr && (error = absolute(path, one->path)) != 0) {
+    one->by->release(one->held);
+    fail({error, path, "", "", culprits::none, 0, 0});
+  }
+  if (error == 0) {
+    *out = one;
+  } else {
+    delete one;
+  }
+  return error;
+}
+
+int open_into(const char* path, int caller_fd, const request& wanted, still_snapshot& into,
+              record* record) noexcept {
   opening from;
   from.wanted = wanted;
   from.caller_fd = caller_fd;
@@ -256,26 +281,19 @@ int open_snapshot(const char* path, int caller_fd, const request& wanted, still_
   // With a descriptor more there would have been a way.
   if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
     return failed(error_of(anew), from.chosen.refusal_reason);
-  still_snapshot* const one = new (std::nothrow) still_snapshot;
-  if (one == nullptr) return failed(ENOMEM, "");
   const char* reason = "";
-  int error = walk(from, *one, reason);
+  const int error = walk(from, into, reason);
   if (record != nullptr) *record = {from.known, from.chosen};
-  if (error == 0 && path != nullptr) {
-    if ((error = absolute(path, one->path)) != 0) one->by->release(one->held);
-  }
   if (error != 0) {
-    delete one;
     const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
     return failed(error, reason,
                   !busy                                 ? culprits::none
                   : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
                                                         : culprits::writers);
   }
-  one->asked = wanted;
-  one->never_changes = from.known.sealed_memory || from.known.verity;
-  one->proof_by_stamps = one->held.stamped && stamps_prove(from.known) && one->held.when >= STILL_VERIFIED;
-  *out = one;
+  into.asked = wanted;
+  into.never_changes = from.known.sealed_memory || from.known.verity;
+  into.proof_by_stamps = into.held.stamped && stamps_prove(from.known) && into.held.when >= STILL_VERIFIED;
   return 0;
 }
 

@@ -36,6 +36,9 @@ int read_options(const still_options* options, request& into) noexcept;
 // path or (path nullptr) caller_fd. `record` may be null. Fails with fail().
 int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
                   record* record) noexcept;
+// The same into a snapshot of the caller's, freshly made, which is left without a path. Allocates nothing.
+int open_into(const char* path, int caller_fd, const request& wanted, still_snapshot& into,
+              record* record) noexcept;
 void close_snapshot(still_snapshot* one) noexcept;
 bool has_changed(const still_snapshot& one) noexcept;
 bool identity_is_exact(const still_snapshot& one) noexcept;

@@ -27,6 +27,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define STILL_VERSION_MAJOR 0
 #define STILL_VERSION_MINOR 1
@@ -242,6 +243,45 @@ STILL_API int still_detach(still_snapshot* snapshot);
 /* 0 if the bytes are valid UTF-8, else EILSEQ. Looked at once: a later call costs nothing, for the bytes hold
  * still. */
 STILL_API int still_validate_utf8(const still_snapshot* snapshot);
+
+/* --- mmap(2) with a snapshot --- */
+
+/* A mapping type beside MAP_SHARED and MAP_PRIVATE: the file's bytes as they are now, whatever anybody does to
+ * the file afterwards. A kernel, or an mmap, that does not know it refuses with EINVAL: nobody gets less than was
+ * asked for. */
+#define MAP_SNAPSHOT 0x04
+
+/* As mmap(2), errno included; with MAP_SNAPSHOT as the mapping type the bytes hold still.
+ *
+ * Promise: that of still_open at STILL_VERIFIED. The last partial page is a private copy whose rest is zeros;
+ * whole pages beyond the end of the file fault (SIGBUS), as with mmap. With any protection but PROT_READ it is a
+ * private copy, writable with PROT_WRITE, which no one else sees. The descriptor may be closed at once. A forked
+ * child has the bytes (STILL_FORK_CARRY).
+ * Errors: those of mmap(2); EAGAIN: it is being written, and the level cannot be had; ENODEV: it cannot be mapped
+ * (no regular file, or a file system where nothing proves the level); ENOMEM: also over the memory budget; EIO.
+ * still_message says more. What is done to such a mapping goes through the functions below, for one that
+ * mprotect(2) or madvise(2) changed behind the library's back may lose bytes when a writer comes.
+ * Any other mapping type, and any other memory, passes straight on to the kernel.
+ * Threads: as the system calls. Safe in signal handlers once a snapshot was made, but not while one interrupts
+ * malloc before that.
+ * Cost: as still_open_fd, and two or three system calls. */
+STILL_API void* still_mmap(void* addr, size_t length, int prot, int flags, int fd, off_t offset);
+
+/* As munmap(2), parts of mappings and several at once included. A part of a leased one first makes the whole of it
+ * private: ENOMEM where the budget does not allow that. */
+STILL_API int still_munmap(void* addr, size_t length);
+
+/* As mprotect(2). Making a snapshot writable makes it private first, and gives its lease back; ENOMEM where the
+ * budget does not allow that. */
+STILL_API int still_mprotect(void* addr, size_t length, int prot);
+
+/* As madvise(2) on the mapping of a file that may only be read: MADV_DONTNEED is obeyed by doing nothing, for
+ * the bytes would be the same; MADV_FREE, MADV_WIPEONFORK: EINVAL; MADV_REMOVE: EACCES. No byte is ever lost. */
+STILL_API int still_madvise(void* addr, size_t length, int advice);
+
+/* As mremap(2); new_addr counts with MREMAP_FIXED. A snapshot can be made shorter and moved, but not longer
+ * (ENOMEM), nor doubled (old_length 0, MREMAP_DONTUNMAP: EINVAL). */
+STILL_API void* still_mremap(void* addr, size_t old_length, size_t new_length, int flags, void* new_addr);
 
 /* This thread's last failure in words: file, cause and remedy. Valid until the thread's next call that fails;
  * "" if none failed. */

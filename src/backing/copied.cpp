@@ -14,6 +14,7 @@ namespace stillmap {
 namespace {
 
 void drop(held& into) noexcept {
+  into.mapped = nullptr;  // another's
   if (into.buffer) pool::give_back(std::exchange(into.buffer, {}));
   memory::discharge(std::exchange(into.charged_bytes, 0));
 }
@@ -31,6 +32,25 @@ taking shape(const opening& from, held& into, std::size_t needed) noexcept {
 }
 
 constexpr destination recycled{shape, drop, nullptr, false};
+
+// Pages that the caller has laid out: they are fresh, and there for one copy.
+taking shape_placed(const opening& from, held& into, std::size_t needed) noexcept {
+  constexpr std::size_t huge_bytes = std::size_t{2} << 20;
+  if (into.mapped != nullptr) return {};
+  const std::size_t whole = memory::page_ceiling(needed);
+  if (!memory::charge(whole, from.wanted.memory_budget))
+    return {STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows"};
+  into.charged_bytes = whole;
+  into.mapped = from.wanted.place;
+  if (whole >= huge_bytes) kernel::advise(into.mapped, whole, MADV_HUGEPAGE);
+  return {};
+}
+void drop_placed(held& into) noexcept {
+  if (into.mapped != nullptr) kernel::advise(into.mapped, into.charged_bytes, MADV_DONTNEED);
+  drop(into);
+}
+
+constexpr destination placed{shape_placed, drop_placed, nullptr, false, true};
 
 // What has no size: to its end, or as far as the range reaches. Over budget, what came so far is left for the
 // next way.
@@ -61,7 +81,8 @@ taking take_stream(opening& from, held& into) noexcept {
 }
 
 taking take(opening& from, held& into) noexcept {
-  return from.known.kind == file_kind::regular ? copy_sized(from, into, recycled) : take_stream(from, into);
+  if (from.known.kind != file_kind::regular) return take_stream(from, into);
+  return copy_sized(from, into, from.wanted.place != nullptr ? placed : recycled);
 }
 
 void release(held& one) noexcept {

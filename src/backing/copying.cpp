@@ -19,7 +19,8 @@ constexpr std::int64_t stamp_grain_ns = 20'000'000;
 
 // Zeros behind the last byte. A store into a spill could meet a full disk after all: the kernel's copy says
 // so, ours would die.
-bool pad(held& into, std::size_t length, std::uint32_t padding) noexcept {
+bool pad(held& into, std::size_t length, std::uint32_t padding, bool zeroed) noexcept {
+  if (zeroed) return true;
   std::byte* const end = memory_of(into) + length;
   if (into.buffer) {
     std::memset(end, 0, padding);
@@ -148,7 +149,7 @@ taking finish_copy(held& into, std::size_t length, std::uint32_t padding, const 
     into.data = memory::zeros();
     return {};
   }
-  if (!pad(into, length, padding)) return to.drop(into), taking{EIO, "the padding could not be written"};
+  if (!pad(into, length, padding, to.zeroed)) return to.drop(into), taking{EIO, "the padding could not be written"};
   const taking settled = to.settle != nullptr ? to.settle(into) : taking{};
   if (settled.error != 0) to.drop(into);
   return settled;

@@ -26,8 +26,10 @@ struct destination {
   void (*drop)(held& into) noexcept;
   taking (*settle)(held& into) noexcept;  // all bytes are there; may be nullptr
   bool slow;                              // a copy may take seconds
+  bool zeroed = false;                    // what lies behind the last byte is zero already
 };
 
+// The bytes of one placed by its caller are in `mapped`, as those of a spill are.
 inline std::byte* memory_of(const held& one) noexcept {
   return one.buffer ? one.buffer.data : one.mapped;
 }

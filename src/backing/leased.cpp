@@ -42,7 +42,7 @@ taking map_for(warden::hold& slot, int fd, std::uint64_t file_bytes, const reque
   std::uint64_t length = 0;
   if (const int error = range_of(wanted, file_bytes, length)) return {error, "the file became shorter"};
   window view;
-  if (const long error = map_window(fd, wanted.offset, length, wanted.padding, view); error != 0)
+  if (const long error = map_window(fd, wanted.offset, length, wanted.padding, wanted.place, view); error != 0)
     return {error_of(error), "the file could not be mapped"};
   if (view.file_bytes > wanted.memory_budget || !memory::charge(view.tail_bytes, wanted.memory_budget))
     return {STILL_ERROR_OVER_BUDGET, "a detach would need more private memory than memory_budget allows"};
@@ -53,7 +53,9 @@ taking map_for(warden::hold& slot, int fd, std::uint64_t file_bytes, const reque
   slot.asked = {wanted.offset, length, wanted.padding, wanted.fork, wanted.access};
   into.data = view.data;
   into.size = length;
-  slot.address = view.memory.release();
+  slot.address = view.base;
+  slot.placed = wanted.place != nullptr;
+  view.memory.release();
   if (slot.bytes > 0) {
     if (const long error = kernel::advise(slot.address, slot.bytes, MADV_DONTFORK); error != 0)
       return {error_of(error), "madvise"};
@@ -80,7 +82,7 @@ bool take_joining(opening& from, held& into) noexcept {
   if (range_of(from.wanted, place.under_lease().size, length) != 0) return false;
   const warden::hold::terms asked{from.wanted.offset, length, from.wanted.padding, from.wanted.fork,
                                   from.wanted.access};
-  if (warden::hold* const one = place.share(asked)) {
+  if (warden::hold* const one = from.wanted.place == nullptr ? place.share(asked) : nullptr) {
     into.data = one->data;
     into.size = length;
     if (from.wanted.populate && one->bytes > 0) kernel::advise(one->address, one->bytes, MADV_POPULATE_READ);

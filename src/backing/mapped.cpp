@@ -10,16 +10,17 @@ taking map_as_it_is(const opening& from, int fd, held& into) noexcept {
   std::uint64_t length = 0;
   if (const int error = range_of(from.wanted, from.known.at_open.size, length)) return {error};
   window view;
-  if (const long error = map_window(fd, from.wanted.offset, length, from.wanted.padding, view); error != 0)
+  if (const long error = map_window(fd, from.wanted.offset, length, from.wanted.padding,
+                                    from.wanted.place, view); error != 0)
     return {error_of(error), "mmap"};
   if (!memory::charge(view.tail_bytes, from.wanted.memory_budget)) return {STILL_ERROR_OVER_BUDGET};
   if (from.wanted.populate && view.file_bytes > 0)
-    kernel::advise(view.memory.data(), view.file_bytes, MADV_POPULATE_READ);
+    kernel::advise(view.base, view.file_bytes, MADV_POPULATE_READ);
   into.data = view.data;
   into.size = length;
   into.taken = from.known.at_open;
   into.charged_bytes = view.tail_bytes;
-  into.mapped_bytes = view.memory.bytes();
+  into.mapped_bytes = view.memory.bytes();  // 0 at a given place
   into.mapped = view.memory.release();
   return {};
 }

@@ -99,8 +99,16 @@ taking take_stream(opening& from, held& into) noexcept {
 }
 
 taking take(opening& from, held& into) noexcept {
-  return from.known.kind == file_kind::regular ? copy_sized(from, into, private_file_)
-                                               : take_stream(from, into);
+  if (from.known.kind != file_kind::regular) return take_stream(from, into);
+  const taking result = copy_sized(from, into, private_file_);
+  std::byte* const place = from.wanted.place;
+  if (result.error != 0 || place == nullptr) return result;
+  if (kernel::failed(kernel::move_over(into.mapped, into.mapped_bytes, place)))
+    return drop(into), taking{ENOMEM, "no room for the mapping"};
+  into.data = place;
+  into.mapped = nullptr;  // the caller's to unmap
+  into.mapped_bytes = 0;
+  return result;
 }
 
 void release(held& one) noexcept {

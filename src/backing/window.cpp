@@ -8,7 +8,7 @@
 namespace stillmap {
 
 long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding,
-                window& into) noexcept {
+                std::byte* place, window& into) noexcept {
   const std::size_t lead = offset & (memory::page_bytes() - 1);
   const std::size_t span = lead + length;
   into.file_offset = offset - lead;
@@ -20,13 +20,14 @@ long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_
   }
 
   // Where there is a tail, the whole range first: the file's pages then take the front of it.
-  std::byte* base = nullptr;
+  std::byte* base = place;
+  const int fixed = place != nullptr ? MAP_FIXED : 0;
   if (into.tail_bytes > 0) {
-    const long address = kernel::map(nullptr, into.file_bytes + into.tail_bytes, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const long address = kernel::map(place, into.file_bytes + into.tail_bytes, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
     if (kernel::failed(address)) return address;
     base = reinterpret_cast<std::byte*>(address);
-    into.memory = mapping(base, into.file_bytes + into.tail_bytes);
+    if (place == nullptr) into.memory = mapping(base, into.file_bytes + into.tail_bytes);
     const std::size_t rest = span - into.file_bytes;
     std::size_t done = 0;
     if (const long error =
@@ -42,9 +43,10 @@ long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_
     const long address = kernel::map(base, into.file_bytes, PROT_READ, flags, fd, into.file_offset);
     if (kernel::failed(address)) return address;
     base = reinterpret_cast<std::byte*>(address);
-    if (!into.memory) into.memory = mapping(base, into.file_bytes);
+    if (!into.memory && place == nullptr) into.memory = mapping(base, into.file_bytes);
   }
   // A range that begins in the tail's page has its lead there.
+  into.base = base;
   into.data = base + lead;
   return 0;
 }

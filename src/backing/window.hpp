@@ -16,16 +16,18 @@
 namespace stillmap {
 
 struct window {
-  mapping memory;              // the whole of it
+  mapping memory;              // the whole of it, unless it was to be at a given place
   std::size_t file_bytes = 0;  // at its front
   std::size_t tail_bytes = 0;
   std::uint64_t file_offset = 0;  // of the first page
+  std::byte* base = nullptr;
   const std::byte* data = nullptr;
 };
 
+// `place`: where the base must be, in memory that is another's to unmap; nullptr: anywhere.
 // 0, or -errno; -EIO also where the tail could not be read in full. Nothing keeps the file's pages still:
 // that is the caller's part.
 long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_t padding,
-                window& into) noexcept;
+                std::byte* place, window& into) noexcept;
 
 }  // namespace stillmap

@@ -70,6 +70,9 @@ long open_read_only(const char* path, int flags) noexcept {
   return call_again(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | flags, 0);
 }
 // Never made again: the descriptor is gone even when close says EINTR.
+long open_read_write(const char* path) noexcept {
+  return call_again(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+}
 long close(int fd) noexcept {
   return call(SYS_close, fd);
 }
@@ -102,6 +105,9 @@ bool is_readable(int fd) noexcept {
   pollfd one{fd, POLLIN, 0};
   const timespec none{};
   return call_again(SYS_ppoll, &one, 1, &none, 0, 0) == 1;
+}
+long status_flags(int fd) noexcept {
+  return call(SYS_fcntl, fd, F_GETFL);
 }
 long seek(int fd, std::int64_t offset) noexcept {
   return call(SYS_lseek, fd, offset, SEEK_SET);
@@ -138,6 +144,9 @@ long current_directory(char* into, std::size_t bytes) noexcept {
   return call(SYS_getcwd, into, bytes);
 }
 
+long memory_file() noexcept {
+  return call(SYS_memfd_create, "stillmap", 1u);  // MFD_CLOEXEC
+}
 long open_temporary(const char* folder) noexcept {
   return call_again(SYS_openat, AT_FDCWD, folder, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0);
 }
@@ -208,6 +217,12 @@ long unmap(void* address, std::size_t bytes) noexcept {
 #endif
 long move_over(void* from, std::size_t bytes, void* to) noexcept {
   return call(SYS_mremap, from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+}
+long remap(void* address, std::size_t bytes, std::size_t new_bytes, int flags, void* to) noexcept {
+  return call(SYS_mremap, address, bytes, new_bytes, flags, to);
+}
+long lock(void* address, std::size_t bytes) noexcept {
+  return call(SYS_mlock, address, bytes);
 }
 long grow(void* address, std::size_t bytes, std::size_t new_bytes) noexcept {
   return call(SYS_mremap, address, bytes, new_bytes, MREMAP_MAYMOVE);

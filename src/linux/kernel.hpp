@@ -30,6 +30,7 @@ using call_function = long (*)(long number, const long (&arguments)[6]);
 void interpose(call_function function) noexcept;
 
 long open_read_only(const char* path, int flags) noexcept;
+long open_read_write(const char* path) noexcept;  // a file of our own: never one that an application may have leased
 long close(int fd) noexcept;
 long read(int fd, void* into, std::size_t bytes) noexcept;  // once: 0 is the end
 // Until full, end (0, fewer bytes done) or error (-errno; what was done is good all the same).
@@ -39,6 +40,7 @@ long pread_cached(int fd, void* into, std::size_t bytes, std::uint64_t offset) n
 long read_ahead(int fd, std::uint64_t offset, std::uint64_t bytes) noexcept;  // POSIX_FADV_WILLNEED
 long wait_readable(int fd) noexcept;
 bool is_readable(int fd) noexcept;  // now
+long status_flags(int fd) noexcept;  // F_GETFL
 long seek(int fd, std::int64_t offset) noexcept;
 long tell(int fd) noexcept;
 long seek_data(int fd) noexcept;  // lseek(fd, 0, SEEK_DATA): waits for the inode lock
@@ -51,6 +53,8 @@ long write_back(
 long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
 long current_directory(char* into, std::size_t bytes) noexcept;  // length with its NUL
+
+long memory_file() noexcept;  // memfd_create(2): empty
 
 // An unlinked file in this folder, of mode 0, for reading and writing (O_TMPFILE | O_EXCL).
 long open_temporary(const char* folder) noexcept;
@@ -73,6 +77,8 @@ long map(void* address, std::size_t bytes, int protection, int flags, int fd, st
 long unmap(void* address, std::size_t bytes) noexcept;
 long move_over(void* from, std::size_t bytes, void* to) noexcept;  // mremap(MREMAP_MAYMOVE | MREMAP_FIXED)
 long grow(void* address, std::size_t bytes, std::size_t new_bytes) noexcept;  // mremap(MREMAP_MAYMOVE)
+long remap(void* address, std::size_t bytes, std::size_t new_bytes, int flags, void* to) noexcept;
+long lock(void* address, std::size_t bytes) noexcept;  // mlock(2)
 long protect(void* address, std::size_t bytes, int protection) noexcept;
 long advise(void* address, std::size_t bytes, int advice) noexcept;
 bool is_resident(void* page) noexcept;  // mincore(2)

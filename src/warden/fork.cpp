@@ -15,6 +15,7 @@
 #include "files_thread.hpp"
 #include "linux/kernel.hpp"
 #include "linux/mounts.hpp"
+#include "ranges/tree.hpp"
 #include "memory.hpp"
 #include "pager/pager.hpp"
 #include "pool.hpp"
@@ -41,6 +42,7 @@ bool asks_to_be_carried(const lease& one) noexcept {
 void before_fork() noexcept {
   table& all = table::instance();
   pager::before_fork();  // may wait for storage
+  ranges::lock_for_fork();
   // Locks first: who holds one may be in a handler that waits for a lease, and the keeper must still answer.
   lock_settings_for_fork();
   lock_mounts_for_fork();
@@ -63,6 +65,7 @@ void after_fork_in_parent() noexcept {
   table& all = table::instance();
   all.mutex.unlock();
   all.gate.unlock();
+  ranges::unlock_after_fork();
   pager::after_fork_in_parent();
 }
 
@@ -83,6 +86,7 @@ void after_fork_in_child() noexcept {
   pool::unlock_after_fork();
   reserve::forget_after_fork();
   reserve::unlock_after_fork();
+  ranges::unlock_after_fork();
   pager::after_fork_in_child();
   for_each_lease([](lease& one) {
     const lease_state state = one.word.state();

@@ -53,6 +53,7 @@ struct shared_state {
   std::atomic<bool> copiers_started{false};
   std::atomic<bool> idle{false};               // sleeps without a time limit
   std::atomic<std::uint32_t> pokes{0};         // futex of the back-off sleep
+  std::atomic<std::atomic<std::uint64_t>*> detached{nullptr}, lost{nullptr};  // count_detaches
   std::atomic<std::uint32_t> pause_wanted{0};  // futex
   std::atomic<std::uint32_t> paused{0};        // futex
 };
@@ -433,7 +434,9 @@ class keeper_loop {
         each.stands_on.store(footing::lost);
         memory::discharge(each.private_bytes.exchange(0));
       }
-      each.word.set(each.stands_on.load() == footing::own ? hold_state::private_memory : hold_state::lost);
+      const bool kept = each.stands_on.load() == footing::own;
+      if (auto* const count = (kept ? shared.detached : shared.lost).load()) count->fetch_add(1);
+      each.word.set(kept ? hold_state::private_memory : hold_state::lost);
       kernel::futex_wake(each.word.futex());
     });
 
@@ -652,6 +655,11 @@ void note_live(lease& one) noexcept {
   if (shared.idle.load() || one.hinted.load()) poke();
 }
 
+void count_detaches(std::atomic<std::uint64_t>& kept, std::atomic<std::uint64_t>& lost) noexcept {
+  shared.detached.store(&kept);
+  shared.lost.store(&lost);
+}
+
 void poke() noexcept {
   shared.pokes.fetch_add(1);
   kernel::futex_wake(shared.pokes);
@@ -698,7 +706,10 @@ void resume() noexcept {
 }
 
 void forget_after_fork() noexcept {
+  auto *const detached = shared.detached.load(), *const lost = shared.lost.load();
   new (&shared) shared_state;
+  shared.detached.store(detached);
+  shared.lost.store(lost);
 }
 
 }  // namespace keeper_thread

@@ -92,6 +92,7 @@ struct hold {
   std::atomic<std::uint64_t> private_bytes{0};
   std::atomic<std::uint64_t> kept_bytes{0};  // by a detach, in memory or in a file
   std::atomic<footing> stands_on{footing::file};
+  bool placed = false;  // the addresses are another's to unmap
   bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
   // What a later open must ask for to share this mapping.

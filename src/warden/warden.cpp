@@ -13,10 +13,14 @@ namespace {
 
 constexpr std::int64_t asking_poll_ns = 1'000'000;  // a refusal wakes nobody
 
-// Unmaps a hold's range, by its claimant: the file's pages, the private ones of a detach, or the poison.
+// Unmaps a hold's range, by its claimant: the file's pages, the private ones of a detach, or the poison. What
+// is not ours to unmap is left without access if it shows the file.
 void unmap(hold& one) noexcept {
   const std::uint64_t own = one.private_bytes.exchange(0);
-  if (own > 0 && own == one.bytes) {  // all of it anonymous memory of ours
+  if (one.placed) {
+    if (one.bytes > 0 && one.stands_on.load() == footing::file)
+      kernel::map(one.address, one.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  } else if (own > 0 && own == one.bytes) {  // all of it anonymous memory of ours
     if (one.tail_bytes > 0) kernel::unmap(one.address + one.bytes, one.tail_bytes);
     reserve::give_back(one.address, one.bytes);
   } else if (one.address != nullptr) {
@@ -35,7 +39,7 @@ hold* cleared(hold* taken) noexcept {
   one.bytes = one.tail_bytes = 0;
   one.offset = 0;
   one.data = nullptr;
-  one.absent = false;
+  one.placed = one.absent = false;
   one.private_bytes.store(0);
   one.kept_bytes.store(0);
   one.stands_on.store(footing::file);

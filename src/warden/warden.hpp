@@ -20,6 +20,7 @@
 //   readers  read on, all the while: old page or new, the same bytes
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "warden/table.hpp"
@@ -54,6 +55,9 @@ bool is_ours(const lease& one) noexcept;
 
 // After a break, how long the kernel lets a writer wait; INT64_MAX where for ever. Read anew each time.
 std::int64_t break_time_ns() noexcept;
+
+// From now on the holds that a detach makes private, and those that it loses, are counted there.
+void count_detaches(std::atomic<std::uint64_t>& kept, std::atomic<std::uint64_t>& lost) noexcept;
 
 // --- between the warden's own files ---
 

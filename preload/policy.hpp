@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which mappings of a program are to hold still. Everything here may run before main and in signal handlers:
+// no allocation, no lock, no standard library beyond string functions.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+
+#include "report.hpp"
+
+namespace still::preload {
+
+enum class scope : unsigned char { snapshot, private_, readonly, all };
+
+struct settings {
+  scope mappings = scope::readonly;
+  still_consistency require = STILL_TORN;
+  const char* only = nullptr;
+  const char* except = nullptr;
+  report* counts = nullptr;
+
+  static const settings& instance() noexcept;  // read from the environment once
+};
+
+struct asked {
+  int protection, flags, fd;
+};
+
+// True: hold it. Else `why`; only for mappings of a descriptor.
+bool is_to_hold(const settings& how, const asked& what, left_alone& why) noexcept;
+
+}  // namespace still::preload

@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ranges/mapping.hpp"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "linux/descriptor.hpp"
+#include "ranges/tree.hpp"
+#include "memory.hpp"
+#include "settings.hpp"
+#include "warden/arming.hpp"
+
+// Not in the headers of Debian 12's libc.
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#endif
+
+namespace stillmap::ranges {
+namespace {
+
+constexpr int attempts_max = 8;  // at a file whose size changes while it is mapped
+
+std::byte* pointer(address at) noexcept {
+  return reinterpret_cast<std::byte*>(at);
+}
+address value(const void* at) noexcept {
+  return reinterpret_cast<address>(at);
+}
+bool is_aligned(std::uint64_t at) noexcept {
+  return (at & (memory::page_bytes() - 1)) == 0;
+}
+
+// Ends what keeps a range's bytes. The addresses stay taken: what showed the file gives no access any more.
+void end(range& one) noexcept {
+  if (one.by != nullptr) {
+    one.by->release(one.bytes);
+    one.by = nullptr;
+  } else {
+    memory::discharge(one.charged_bytes);
+  }
+  one.charged_bytes = 0;
+}
+
+// Makes it private memory that nobody guards or answers for. 0 or -ENOMEM.
+long loosen(range& one) noexcept {
+  if (one.by == nullptr) return 0;
+  one.charged_bytes = one.bytes.charged_bytes;
+  one.anonymous = one.by == &copied_way;
+  if (one.by == &leased_way) {
+    warden::hold& hold = *one.bytes.hold;
+    if (warden::detach(hold) == STILL_ERROR_OVER_BUDGET) return -ENOMEM;
+    one.charged_bytes = leased_way.private_bytes(one.bytes);
+    one.anonymous = one.charged_bytes == hold.bytes + hold.tail_bytes;
+    memory::charge_always(one.charged_bytes);
+    warden::close(hold);
+  }
+  one.by = nullptr;
+  return 0;
+}
+
+// Pages of a clone or of a spill that are to be written: the kernel would share them with a forked child.
+long make_anonymous(range& one) noexcept {
+  if (one.anonymous) return 0;
+  const std::size_t bytes = one.size();
+  std::byte* const begin = pointer(one.begin.load());
+  std::byte* const copy = memory::map_congruent(bytes, begin);
+  if (copy == nullptr) return -ENOMEM;
+  for (std::size_t done = 0; done < bytes;) {
+    const long got = kernel::copy_own(copy + done, begin + done, bytes - done);
+    if (got <= 0) {  // lost, or a disk error
+      kernel::unmap(copy, bytes);
+      return -ENOMEM;
+    }
+    done += static_cast<std::size_t>(got);
+  }
+  if (kernel::protect(copy, bytes, PROT_READ) != 0 || kernel::failed(kernel::move_over(copy, bytes, begin))) {
+    kernel::unmap(copy, bytes);
+    return -ENOMEM;
+  }
+  memory::charge_always(bytes - one.charged_bytes);
+  one.charged_bytes = bytes;
+  one.anonymous = true;
+  return 0;
+}
+
+// Cuts [begin, end) out of loose ranges, and ends those that lie in it. The list is out of the tree.
+void cut(range* list, address begin, address end_) noexcept {
+  changing tree;
+  while (list != nullptr) {
+    range* const following = list->next;
+    range& one = *list;
+    const address from = one.begin.load(), to = one.end.load();
+    const auto part = [&](range& of, address first, address last) {
+      of.begin.store(first);
+      of.end.store(last);
+      of.charged_bytes = one.anonymous ? last - first : 0;
+      tree.put(&of);
+    };
+    if (begin <= from && to <= end_) {
+      end(one);
+      tree.give_back(&one);
+    } else {
+      memory::discharge(one.charged_bytes);
+      const bool anonymous = one.anonymous;
+      if (to > end_) {
+        // Without memory for one more note the rear is private memory that we know nothing of.
+        if (range* const rear = from < begin ? tree.make() : &one) {
+          rear->shared = one.shared;
+          rear->anonymous = anonymous;
+          if (anonymous) memory::charge_always(to - end_);
+          part(*rear, end_, to);
+        }
+      }
+      if (from < begin) {
+        if (anonymous) memory::charge_always(begin - from);
+        part(one, from, begin);
+      }
+    }
+    list = following;
+  }
+}
+
+// Before something else takes [begin, end): nothing of ours is there afterwards. What reaches beyond stays, as
+// loose memory. 0 or -ENOMEM, and nothing is done.
+long clear(address begin, address end_) noexcept {
+  if (!are_ours(begin, end_)) return 0;
+  claim mine(begin, end_);
+  bool leased = false;
+  for (range* each = mine.first(); each != nullptr; each = each->next) {
+    const bool whole = begin <= each->begin.load() && each->end.load() <= end_;
+    if (!whole) {
+      if (const long error = loosen(*each); error != 0) return error;
+    }
+    leased = leased || each->by == &leased_way;
+  }
+  range* const list = mine.take();
+  // Closing a lease may wait: not while the tree is ours alone.
+  for (range* each = leased ? list : nullptr; each != nullptr; each = each->next)
+    if (each->by == &leased_way) end(*each);
+  cut(list, begin, end_);
+  return 0;
+}
+
+// A mapping that is copied and goes whole, as most do: one look at the tree. False: not that simple.
+bool clear_simple(address begin, address end_) noexcept {
+  changing tree;
+  range* const list = tree.take(begin, end_);
+  for (const range* each = list; each != nullptr; each = each->next) {
+    if (!each->busy && each->by == &copied_way && begin <= each->begin.load() && each->end.load() <= end_) continue;
+    tree.put_all(list);
+    return false;
+  }
+  for (range* each = list; each != nullptr;) {
+    range* const following = each->next;
+    end(*each);
+    tree.give_back(each);
+    each = following;
+  }
+  return true;
+}
+
+// Pages on which any access is a SIGBUS, as it is behind the end of a mapped file: those of an empty file.
+long map_absent(std::byte* where, std::size_t bytes) noexcept {
+  if (bytes == 0) return 0;
+  const descriptor empty(static_cast<int>(kernel::memory_file()));
+  if (!empty) return -ENFILE;
+  const long result = kernel::map(where, bytes, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty.get(), 0);
+  return kernel::failed(result) ? result : 0;
+}
+
+long as_mmap_says(int error) noexcept {
+  switch (error) {
+    case STILL_ERROR_BUSY_WRITER:
+    case STILL_ERROR_CHANGING:
+    case STILL_ERROR_LOST:
+      return -EAGAIN;
+    case STILL_ERROR_UNSUPPORTED:
+      return -ENODEV;
+    case STILL_ERROR_OVER_BUDGET:
+    case ENOSPC:
+    case EDQUOT:
+      return -ENOMEM;
+    case EMFILE:
+      return -ENFILE;
+    default:
+      return -error;
+  }
+}
+
+// What is laid out for one snapshot; unmapped again unless it is kept.
+struct layout {
+  std::byte* base = nullptr;
+  std::size_t bytes = 0;
+
+  ~layout() {
+    if (base != nullptr) kernel::unmap(base, bytes);
+  }
+};
+
+}  // namespace
+
+long map_snapshot(void* where, std::size_t length, int protection, int flags, int fd, off_t offset,
+                  const terms& asked, holding& into) noexcept {
+  constexpr int placement = MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT;
+  const std::size_t total = memory::page_ceiling(length);
+  const auto first = static_cast<std::uint64_t>(offset);
+  const bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
+  if (length == 0 || offset < 0 || !is_aligned(first) || (flags & (MAP_ANONYMOUS | MAP_HUGETLB)) != 0 ||
+      (fixed && !is_aligned(value(where))))
+    return -EINVAL;
+  if (total < length) return -ENOMEM;
+  if (first + length < first || first + length > INT64_MAX) return -EOVERFLOW;
+  const long status = kernel::status_flags(fd);
+  if (status < 0 || (status & O_PATH) != 0) return -EBADF;
+  if ((status & O_ACCMODE) == O_WRONLY) return -EACCES;
+
+  const bool replaces = (flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0;
+  long error = 0;
+  for (int attempt = 0; attempt < attempts_max; ++attempt) {
+    struct statx found;
+    if (kernel::stat(fd, nullptr, &found) != 0) return -EBADF;
+    if (!S_ISREG(found.stx_mode)) return -ENODEV;
+    const std::uint64_t rest = found.stx_size > first ? found.stx_size - first : 0;
+    const auto available = static_cast<std::size_t>(std::min<std::uint64_t>(length, rest));
+    const std::size_t covered = memory::page_ceiling(available);
+
+    if (replaces && (error = clear(value(where), value(where) + total)) != 0) return error;
+    const long laid = kernel::map(where, total, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (flags & placement), -1, 0);
+    if (kernel::failed(laid)) return laid;
+    layout place{reinterpret_cast<std::byte*>(laid), total};
+    if ((error = map_absent(place.base + covered, total - covered)) != 0) return error;
+
+    still_snapshot one;
+    if (available > 0) {
+      request wanted;
+      wanted.require = asked.require;
+      wanted.unproved = asked.unproved;
+      wanted.offset = first;
+      wanted.length = available;
+      wanted.padding = static_cast<std::uint32_t>(covered - available);
+      wanted.memory_budget = settings::instance().memory_budget;
+      wanted.fork = STILL_FORK_CARRY;
+      wanted.populate = (flags & MAP_POPULATE) != 0;
+      wanted.place = place.base;
+      // Only what is to be read and no more can be the file's own pages.
+      if (protection != PROT_READ) wanted.backing = STILL_COPIED;
+      const int refused = open_into(nullptr, fd, wanted, one, nullptr);
+      if (refused == ERANGE) continue;  // shorter by now
+      if (refused != 0) return as_mmap_says(refused);
+      into = {one.how, one.held.when};
+    }
+    const bool copied = one.by == nullptr || one.by == &copied_way;
+    if (copied && protection != (PROT_READ | PROT_WRITE)) error = kernel::protect(place.base, covered, protection);
+    if (error == 0 && (flags & MAP_LOCKED) != 0 && kernel::lock(place.base, total) != 0) error = -EAGAIN;
+    range* noted = nullptr;
+    if (error == 0 && one.by != nullptr) {
+      changing tree;
+      noted = tree.make();
+      if (noted != nullptr) {
+        noted->begin.store(value(place.base));
+        noted->end.store(value(place.base) + covered);
+        noted->by = one.by;
+        noted->how = one.how;
+        noted->bytes = one.held;
+        noted->shared = asked.shared;
+        tree.put(noted);
+      }
+    }
+    if (one.by != nullptr && noted == nullptr) {
+      one.by->release(one.held);
+      return error != 0 ? error : -ENOMEM;
+    }
+    if (error != 0) return error;
+    place.base = nullptr;
+    return laid;
+  }
+  return -EAGAIN;
+}
+
+long map_plain(void* where, std::size_t length, int protection, int flags, int fd, off_t offset) noexcept {
+  if ((flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0 && length != 0 && is_aligned(value(where))) {
+    if (const long error = clear(value(where), value(where) + memory::page_ceiling(length)); error != 0) return error;
+  }
+  return kernel::map(where, length, protection, flags, fd, static_cast<std::uint64_t>(offset));
+}
+
+long unmap(void* where, std::size_t length) noexcept {
+  const address begin = value(where), end_ = begin + memory::page_ceiling(length);
+  if (is_aligned(begin) && end_ > begin && are_ours(begin, end_) && !clear_simple(begin, end_)) {
+    if (const long error = clear(begin, end_); error != 0) return error;
+  }
+  return kernel::unmap(where, length);
+}
+
+long protect(void* where, std::size_t length, int protection) noexcept {
+  const address begin = value(where), end_ = begin + memory::page_ceiling(length);
+  // What is ours may be read already.
+  if (protection == PROT_READ || !is_aligned(begin) || end_ <= begin || !are_ours(begin, end_))
+    return kernel::protect(where, length, protection);
+  const claim mine(begin, end_);
+  const bool writes = (protection & PROT_WRITE) != 0;
+  for (range* each = mine.first(); each != nullptr; each = each->next)
+    if (writes && each->shared) return -EACCES;
+  for (range* each = mine.first(); each != nullptr; each = each->next) {
+    long error = loosen(*each);
+    if (error == 0 && writes) error = make_anonymous(*each);
+    if (error != 0) return error;
+  }
+  return kernel::protect(where, length, protection);
+}
+
+namespace {
+
+// What the kernel would say of the mapping of a file that may only be read, and would then do nothing that
+// shows; or 1: let the kernel do it.
+long advice_on_ours(int advice) noexcept {
+  switch (advice) {
+    case MADV_DONTNEED:  // would be read again, and be the same
+    case MADV_DONTNEED_LOCKED:
+    case MADV_DONTFORK:
+    case MADV_DOFORK:
+      return 0;
+    case MADV_FREE:
+    case MADV_WIPEONFORK:
+    case MADV_GUARD_INSTALL:
+      return -EINVAL;
+    case MADV_REMOVE:
+      return -EACCES;
+    default:
+      return 1;
+  }
+}
+
+}  // namespace
+
+long advise(void* where, std::size_t length, int advice) noexcept {
+  const address begin = value(where), end_ = begin + memory::page_ceiling(length);
+  const long answer = advice_on_ours(advice);
+  if (answer > 0 || !is_aligned(begin) || end_ <= begin || !are_ours(begin, end_))
+    return kernel::advise(where, length, advice);
+  changing tree;
+  range* const list = tree.take(begin, end_);
+  long result = 0;
+  address at = begin;
+  const auto others = [&](address until) {
+    if (at < until && result == 0) result = kernel::advise(pointer(at), until - at, advice);
+  };
+  for (const range* each = list; each != nullptr; each = each->next) {
+    others(std::min(each->begin.load(), end_));
+    if (result == 0) result = answer;
+    at = std::max(at, each->end.load());
+  }
+  others(end_);
+  tree.put_all(list);
+  return result;
+}
+
+long remap(void* where, std::size_t old_length, std::size_t new_length, int flags, void* to) noexcept {
+  const address begin = value(where);
+  const std::size_t old_bytes = memory::page_ceiling(old_length), new_bytes = memory::page_ceiling(new_length);
+  const bool moves = (flags & MREMAP_FIXED) != 0;
+  const auto target_is_free = [&] {
+    return !moves || !is_aligned(value(to)) ? 0L : clear(value(to), value(to) + new_bytes);
+  };
+  if (!is_aligned(begin) || !are_ours(begin, begin + std::max<std::size_t>(old_bytes, 1))) {
+    if (const long error = target_is_free(); error != 0) return error;
+    return kernel::remap(where, old_length, new_length, flags, to);
+  }
+  if (old_length == 0 || new_length == 0 || (flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)) != 0) return -EINVAL;
+  if (new_bytes > old_bytes) return -ENOMEM;  // what follows in the file is no part of the snapshot
+  if (!moves) {
+    const long error = new_bytes < old_bytes ? unmap(pointer(begin + new_bytes), old_bytes - new_bytes) : 0;
+    return error != 0 ? error : static_cast<long>(begin);
+  }
+  if ((flags & MREMAP_MAYMOVE) == 0 || !is_aligned(value(to)) ||
+      (value(to) < begin + old_bytes && begin < value(to) + new_bytes))
+    return -EINVAL;
+  if (const long error = target_is_free(); error != 0) return error;
+  claim mine(begin, begin + old_bytes);
+  range* const one = mine.first();
+  // As for the kernel: one mapping, and no more.
+  if (one == nullptr || one->begin.load() > begin || one->end.load() < begin + old_bytes) return -EFAULT;
+  if (const long error = loosen(*one); error != 0) return error;
+  const bool shared = one->shared, anonymous = one->anonymous;
+  const long moved = kernel::remap(where, old_bytes, new_bytes, flags, to);
+  if (kernel::failed(moved)) return moved;
+  cut(mine.take(), begin, begin + old_bytes);
+  changing tree;
+  if (range* const noted = tree.make()) {  // else private memory that we know nothing of
+    noted->begin.store(value(to));
+    noted->end.store(value(to) + new_bytes);
+    noted->shared = shared;
+    noted->anonymous = anonymous;
+    noted->charged_bytes = anonymous ? new_bytes : 0;
+    memory::charge_always(noted->charged_bytes);
+    tree.put(noted);
+  }
+  return moved;
+}
+
+}  // namespace stillmap::ranges
