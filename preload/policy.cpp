@@ -62,6 +62,21 @@ bool is_watched(int fd) noexcept {
          std::memcmp(head, "GVariant", 8) == 0 || std::memcmp(head, "LPKSHHRH", 8) == 0;
 }
 
+bool is_in_shared_memory(const struct statx& file) noexcept {
+  static const struct statx folder = [] {
+    struct statx found {};
+    kernel::stat(AT_FDCWD, "/dev/shm", &found);
+    return found;
+  }();
+  return folder.stx_ino != 0 && folder.stx_dev_major == file.stx_dev_major && folder.stx_dev_minor == file.stx_dev_minor;
+}
+
+// An empty list is none.
+const char* list_named(const char* variable) noexcept {
+  const char* const lines = std::getenv(variable);
+  return lines != nullptr && *lines != '\0' ? lines : nullptr;
+}
+
 report* map_report() noexcept {
   const char* const path = std::getenv(report_variable);
   if (path == nullptr || *path == '\0') return nullptr;
@@ -94,14 +109,14 @@ settings read_settings() noexcept {
   }
   result.mappings = scope_named(std::getenv(mappings_variable));
   result.require = level_named(std::getenv(require_variable));
-  result.only = std::getenv(only_variable);
-  result.except = std::getenv(except_variable);
+  result.only = list_named(only_variable);
+  result.except = list_named(except_variable);
   result.counts = map_report();
   return result;
 }
 
 bool is_excluded(const settings& how, const char* path) noexcept {
-  return (how.only != nullptr && *how.only != '\0' && !matches_any(how.only, path)) ||
+  return (how.only != nullptr && !matches_any(how.only, path)) ||
          (how.except != nullptr && matches_any(how.except, path));
 }
 
@@ -112,7 +127,7 @@ const settings& settings::instance() noexcept {
   return one;
 }
 
-bool is_to_hold(const settings& how, const asked& what, left_alone& why) noexcept {
+bool is_to_hold(const settings& how, const asked& what, struct statx& found, left_alone& why) noexcept {
   const int type = what.flags & type_mask;
   if (type == MAP_SNAPSHOT) return true;
   const auto leave = [&](left_alone reason) {
@@ -122,7 +137,6 @@ bool is_to_hold(const settings& how, const asked& what, left_alone& why) noexcep
   if (how.mappings == scope::snapshot || (type != MAP_PRIVATE && how.mappings == scope::private_))
     return leave(left_alone::not_asked);
   if ((what.protection & PROT_EXEC) != 0) return leave(left_alone::executable);
-  struct statx found;
   if (kernel::stat(what.fd, nullptr, &found) != 0 || !S_ISREG(found.stx_mode))
     return leave(left_alone::no_regular_file);
   const bool all = how.mappings == scope::all;
@@ -132,12 +146,10 @@ bool is_to_hold(const settings& how, const asked& what, left_alone& why) noexcep
     if (!all && (status < 0 || (status & O_ACCMODE) != O_RDONLY)) return leave(left_alone::open_for_writing);
   }
   if (!all && found.stx_nlink == 0) return leave(left_alone::no_name);
-  if (how.only != nullptr || how.except != nullptr || (!all && type != MAP_PRIVATE)) {
+  if (!all && type != MAP_PRIVATE && is_in_shared_memory(found)) return leave(left_alone::shared_memory);
+  if (how.only != nullptr || how.except != nullptr) {
     char path[4096];
-    if (name_of(what.fd, path)) {
-      if (is_excluded(how, path)) return leave(left_alone::excluded);
-      if (!all && std::strncmp(path, "/dev/shm/", 9) == 0) return leave(left_alone::shared_memory);
-    }
+    if (name_of(what.fd, path) && is_excluded(how, path)) return leave(left_alone::excluded);
   }
   if (!all && type != MAP_PRIVATE && is_watched(what.fd)) return leave(left_alone::known_watcher);
   return true;

@@ -10,6 +10,8 @@
 
 #include "report.hpp"
 
+struct statx;
+
 namespace still::preload {
 
 enum class scope : unsigned char { snapshot, private_, readonly, all };
@@ -28,7 +30,8 @@ struct asked {
   int protection, flags, fd;
 };
 
-// True: hold it. Else `why`; only for mappings of a descriptor.
-bool is_to_hold(const settings& how, const asked& what, left_alone& why) noexcept;
+// True: hold it. Else `why`; only for mappings of a descriptor. What was seen of the file is in `found`, if its
+// stx_mask is not 0.
+bool is_to_hold(const settings& how, const asked& what, struct statx& found, left_alone& why) noexcept;
 
 }  // namespace still::preload

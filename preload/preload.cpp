@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "linux/kernel.hpp"
 #include "policy.hpp"
@@ -35,8 +36,10 @@ int answer(long result) noexcept {
 }
 
 long held(void* where, std::size_t length, int protection, int flags, int fd, off_t offset,
-          const still::preload::settings& how) noexcept {
+          const still::preload::settings& how, const struct statx* known) noexcept {
   ranges::terms asked;
+  asked.known = known;
+  asked.quiet = true;
   asked.require = how.require;
   asked.unproved = how.require == STILL_TORN;
   asked.shared = (flags & MAP_SHARED) != 0;  // MAP_SHARED_VALIDATE bears that bit too
@@ -57,8 +60,10 @@ void* map(void* where, std::size_t length, int protection, int flags, int fd, of
   if (of_file) {
     const auto& how = still::preload::settings::instance();
     left_alone why{};
-    if (is_to_hold(how, {protection, flags, fd}, why)) {
-      result = held(where, length, protection, flags, fd, offset, how);
+    struct statx found;
+    found.stx_mask = 0;
+    if (is_to_hold(how, {protection, flags, fd}, found, why)) {
+      result = held(where, length, protection, flags, fd, offset, how, found.stx_mask != 0 ? &found : nullptr);
       errno = saved;
       return address_or_failed(result);
     }

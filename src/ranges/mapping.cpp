@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "linux/descriptor.hpp"
 #include "ranges/tree.hpp"
@@ -48,6 +49,11 @@ void end(range& one) noexcept {
 
 // Makes it private memory that nobody guards or answers for. 0 or -ENOMEM.
 long loosen(range& one) noexcept {
+  if (one.slot) {
+    const changing tree;
+    arena::forget(one.size());
+    one.slot = {};
+  }
   if (one.by == nullptr) return 0;
   one.charged_bytes = one.bytes.charged_bytes;
   one.anonymous = one.by == &copied_way;
@@ -102,6 +108,7 @@ void cut(range* list, address begin, address end_) noexcept {
       tree.put(&of);
     };
     if (begin <= from && to <= end_) {
+      if (one.slot) arena::forget(one.size());  // it is still mapped
       end(one);
       tree.give_back(&one);
     } else {
@@ -146,22 +153,22 @@ long clear(address begin, address end_) noexcept {
   return 0;
 }
 
-// A mapping that is copied and goes whole, as most do: one look at the tree. False: not that simple.
-bool clear_simple(address begin, address end_) noexcept {
+// One mapping that was copied and goes whole, as most are and do: one look at the tree. 1: not that simple.
+long unmap_simple(address begin, address end_) noexcept {
   changing tree;
-  range* const list = tree.take(begin, end_);
-  for (const range* each = list; each != nullptr; each = each->next) {
-    if (!each->busy && each->by == &copied_way && begin <= each->begin.load() && each->end.load() <= end_) continue;
-    tree.put_all(list);
-    return false;
+  range* const one = tree.take(begin, end_);
+  if (one != nullptr && one->next == nullptr && !one->busy && one->begin.load() == begin && one->end.load() == end_ &&
+      (one->slot || one->by == &copied_way)) {
+    const long result = kernel::unmap(pointer(begin), end_ - begin);
+    if (result == 0) {
+      if (one->slot) arena::give_back(one->slot, one->size());
+      end(*one);
+      tree.give_back(one);
+      return 0;
+    }
   }
-  for (range* each = list; each != nullptr;) {
-    range* const following = each->next;
-    end(*each);
-    tree.give_back(each);
-    each = following;
-  }
-  return true;
+  tree.put_all(one);
+  return 1;
 }
 
 // Pages on which any access is a SIGBUS, as it is behind the end of a mapped file: those of an empty file.
@@ -190,6 +197,65 @@ long as_mmap_says(int error) noexcept {
     default:
       return -error;
   }
+}
+
+// Where any copy will do, a small one is read without looking at anything else. ERANGE: shorter by now.
+int copy_at_once(int fd, std::uint64_t offset, std::size_t length, std::byte* place, still_snapshot& into) noexcept {
+  const std::size_t whole = memory::page_ceiling(length);
+  if (!memory::charge(whole, UINT64_MAX)) return STILL_ERROR_OVER_BUDGET;
+  std::size_t done = 0;
+  const long error = kernel::pread(fd, place, length, offset, done);
+  if (error != 0 || done != length) {
+    memory::discharge(whole);
+    return error != 0 ? static_cast<int>(-error) : ERANGE;
+  }
+  into.held.mapped = place;
+  into.held.charged_bytes = whole;
+  into.how = STILL_COPIED;
+  into.by = &copied_way;
+  return 0;
+}
+
+// A small copy in recycled pages. 1: not to be had that way.
+long map_from_arena(int fd, std::uint64_t offset, std::size_t length, const terms& asked, holding& into) noexcept {
+  const std::size_t whole = memory::page_ceiling(length);
+  if (!memory::charge(whole, UINT64_MAX)) return 1;
+  arena::slot slot;
+  range* noted = nullptr;
+  {
+    changing tree(asked.quiet);
+    slot = arena::take(whole);
+    noted = slot ? tree.make() : nullptr;
+    if (slot && noted == nullptr) {
+      arena::filled();
+      arena::give_back(slot, whole);
+      slot = {};
+    }
+  }
+  std::size_t done = 0;
+  // Outside the tree: it may wait for storage.
+  const bool read = slot && kernel::pread(fd, slot.bytes, length, offset, done) == 0 && done == length;
+  if (read) std::memset(slot.bytes + length, 0, whole - length);
+  changing tree(asked.quiet);
+  const long at = read ? arena::duplicate(slot, whole) : -EAGAIN;
+  if (slot) arena::filled();
+  if (kernel::failed(at)) {
+    if (slot) {
+      arena::give_back(slot, whole);
+      tree.give_back(noted);
+    }
+    memory::discharge(whole);
+    return 1;
+  }
+  noted->begin.store(static_cast<address>(at));
+  noted->end.store(static_cast<address>(at) + whole);
+  noted->how = STILL_COPIED;
+  noted->charged_bytes = whole;
+  noted->slot = slot;
+  noted->shared = asked.shared;
+  tree.put(noted);
+  into = {STILL_COPIED, STILL_TORN};
+  return at;
 }
 
 // What is laid out for one snapshot; unmapped again unless it is kept.
@@ -223,11 +289,22 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
   long error = 0;
   for (int attempt = 0; attempt < attempts_max; ++attempt) {
     struct statx found;
-    if (kernel::stat(fd, nullptr, &found) != 0) return -EBADF;
+    if (attempt == 0 && asked.known != nullptr) {
+      found = *asked.known;
+    } else if (kernel::stat(fd, nullptr, &found) != 0) {
+      return -EBADF;
+    }
     if (!S_ISREG(found.stx_mode)) return -ENODEV;
     const std::uint64_t rest = found.stx_size > first ? found.stx_size - first : 0;
     const auto available = static_cast<std::size_t>(std::min<std::uint64_t>(length, rest));
     const std::size_t covered = memory::page_ceiling(available);
+
+    const bool small = asked.unproved && available <= thresholds{}.copy_max;
+    constexpr int special = placement | MAP_LOCKED | MAP_POPULATE;
+    if (small && available > 0 && covered == total && protection == PROT_READ && where == nullptr &&
+        (flags & special) == 0) {
+      if (const long at = map_from_arena(fd, first, available, asked, into); at != 1) return at;
+    }
 
     if (replaces && (error = clear(value(where), value(where) + total)) != 0) return error;
     const long laid = kernel::map(where, total, PROT_READ | PROT_WRITE,
@@ -250,7 +327,8 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
       wanted.place = place.base;
       // Only what is to be read and no more can be the file's own pages.
       if (protection != PROT_READ) wanted.backing = STILL_COPIED;
-      const int refused = open_into(nullptr, fd, wanted, one, nullptr);
+      const int refused = small ? copy_at_once(fd, first, available, place.base, one)
+                                : open_into(nullptr, fd, wanted, one, nullptr);
       if (refused == ERANGE) continue;  // shorter by now
       if (refused != 0) return as_mmap_says(refused);
       into = {one.how, one.held.when};
@@ -260,7 +338,7 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
     if (error == 0 && (flags & MAP_LOCKED) != 0 && kernel::lock(place.base, total) != 0) error = -EAGAIN;
     range* noted = nullptr;
     if (error == 0 && one.by != nullptr) {
-      changing tree;
+      changing tree(asked.quiet);
       noted = tree.make();
       if (noted != nullptr) {
         noted->begin.store(value(place.base));
@@ -292,7 +370,8 @@ long map_plain(void* where, std::size_t length, int protection, int flags, int f
 
 long unmap(void* where, std::size_t length) noexcept {
   const address begin = value(where), end_ = begin + memory::page_ceiling(length);
-  if (is_aligned(begin) && end_ > begin && are_ours(begin, end_) && !clear_simple(begin, end_)) {
+  if (is_aligned(begin) && end_ > begin && are_ours(begin, end_)) {
+    if (unmap_simple(begin, end_) == 0) return 0;
     if (const long error = clear(begin, end_); error != 0) return error;
   }
   return kernel::unmap(where, length);

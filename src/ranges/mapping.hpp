@@ -17,12 +17,16 @@
 
 #include <cstddef>
 
+struct statx;
+
 namespace stillmap::ranges {
 
 struct terms {
   still_consistency require = STILL_VERIFIED;
   bool unproved = false;  // STILL_TORN is enough: no time is spent on more
   bool shared = false;    // asked for as MAP_SHARED
+  const struct statx* known = nullptr;  // of the descriptor, if it was looked at a moment ago
+  bool quiet = false;                   // signals are blocked already
 };
 
 // What came of it, for whoever counts.

@@ -108,10 +108,12 @@ bool are_ours(address begin, address end) noexcept {
 }
 
 // Signals off, then the mutex: a handler of this thread must not come between.
-changing::changing() noexcept {
-  sigset_t every;
-  sigfillset(&every);
-  pthread_sigmask(SIG_SETMASK, &every, &before_);
+changing::changing(bool quiet) noexcept : quiet_(quiet) {
+  if (!quiet) {
+    sigset_t every;
+    sigfillset(&every);
+    pthread_sigmask(SIG_SETMASK, &every, &before_);
+  }
   all.mutex.lock();
   all.sequence.store(all.sequence.load(relaxed) + 1, relaxed);
   std::atomic_thread_fence(std::memory_order_release);
@@ -120,7 +122,7 @@ changing::changing() noexcept {
 changing::~changing() {
   all.sequence.store(all.sequence.load(relaxed) + 1, std::memory_order_release);
   all.mutex.unlock();
-  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  if (!quiet_) pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
 range* changing::make() noexcept {
@@ -143,6 +145,7 @@ range* changing::make() noexcept {
   one->how = STILL_AUTO;
   one->bytes = {};
   one->charged_bytes = 0;
+  one->slot = {};
   one->shared = one->anonymous = one->busy = false;
   all.random ^= all.random << 13;
   all.random ^= all.random >> 17;
@@ -195,7 +198,7 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
   pthread_sigmask(SIG_SETMASK, &every, &before_);
   for (bool others = true; others;) {
     {
-      changing tree;
+      changing tree(true);
       range* const list = tree.take(begin, end);
       others = false;
       for (const range* each = list; each != nullptr; each = each->next) others = others || each->busy;
@@ -218,22 +221,40 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
 
 claim::~claim() {
   if (first_ != nullptr) {
-    const changing tree;
+    const changing tree(true);
     for (range* each = first_; each != nullptr; each = each->next) each->busy = false;
   }
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
 range* claim::take() noexcept {
-  changing tree;
+  changing tree(true);
   first_ = nullptr;
   range* const list = tree.take(begin_, end_);
   for (range* each = list; each != nullptr; each = each->next) each->busy = false;
   return list;
 }
 
+namespace {
+
+void let_inherit(const range* one) noexcept {
+  for (; one != nullptr; one = one->right.load(relaxed)) {
+    let_inherit(one->left.load(relaxed));
+    if (one->slot) kernel::advise(reinterpret_cast<void*>(begin_of(one)), one->size(), MADV_DOFORK);
+  }
+}
+
+}  // namespace
+
 void lock_for_fork() noexcept {
   all.mutex.lock();
+  while (arena::is_being_filled()) {
+    all.mutex.unlock();
+    kernel::sleep(waiting_ns);
+    all.mutex.lock();
+  }
+  let_inherit(all.root.load(relaxed));
+  arena::retire();
 }
 void unlock_after_fork() noexcept {
   all.mutex.unlock();

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ranges/arena.hpp"
 #include "snapshot.hpp"
 
 namespace stillmap::ranges {
@@ -34,6 +35,7 @@ struct range {
   still_backing how = STILL_AUTO;
   held bytes;
   std::uint64_t charged_bytes = 0;
+  arena::slot slot;        // where its pages are, if they are the arena's
   bool shared = false;     // asked for as MAP_SHARED: can never be made writable
   bool anonymous = false;  // memory that is no file's
   bool busy = false;       // claimed: guarded by `changing`
@@ -47,7 +49,7 @@ bool are_ours(address begin, address end) noexcept;
 // The right to change the tree, for a short while: all signals are blocked meanwhile.
 class changing {
  public:
-  changing() noexcept;
+  explicit changing(bool quiet = false) noexcept;  // quiet: they are blocked already
   changing(const changing&) = delete;
   changing& operator=(const changing&) = delete;
   ~changing();
@@ -62,6 +64,7 @@ class changing {
   void put_all(range* list) noexcept;
 
  private:
+  bool quiet_;
   sigset_t before_;
 };
 

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ranges/arena.hpp"
+
+#include <errno.h>
+
+#include <bit>
+
+#include "linux/kernel.hpp"
+#include "memory.hpp"
+
+namespace stillmap::ranges::arena {
+namespace {
+
+constexpr std::size_t room_bytes = std::size_t{16} << 20;
+// Of one to sixteen pages, then doubling.
+constexpr std::size_t exact_pages = 16, classes = exact_pages + 8;
+
+struct free_slot {
+  free_slot* next;
+};
+
+struct state {
+  std::byte* writable = nullptr;
+  std::byte* readable = nullptr;
+  std::size_t used = 0;      // from the front: handed out once at least
+  std::size_t forgotten = 0;
+  std::uint32_t filling = 0;
+  std::uint32_t age = 0;
+  bool refused = false;  // no memory file is to be had
+  free_slot* free[classes] = {};
+};
+constinit state the;
+
+std::size_t class_of(std::size_t pages) noexcept {
+  return pages <= exact_pages ? pages - 1
+                              : exact_pages - 5 + static_cast<std::size_t>(std::bit_width(pages - 1));
+}
+std::size_t pages_of(std::size_t index) noexcept {
+  return index < exact_pages ? index + 1 : std::size_t{1} << (index + 5 - exact_pages);
+}
+std::size_t class_for(std::size_t bytes) noexcept {
+  return class_of(bytes / memory::page_bytes());
+}
+
+bool begin() noexcept {
+  if (the.writable != nullptr) return true;
+  if (the.refused) return false;
+  const long fd = kernel::memory_file();
+  if (!kernel::failed(fd)) {
+    const int file = static_cast<int>(fd);
+    long writable = kernel::set_size(file, room_bytes), readable = writable;
+    if (writable == 0) {
+      writable = kernel::map(nullptr, room_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
+      readable = kernel::map(nullptr, room_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, file, 0);
+    }
+    kernel::close(file);
+    if (!kernel::failed(writable) && !kernel::failed(readable)) {
+      the.writable = reinterpret_cast<std::byte*>(writable);
+      the.readable = reinterpret_cast<std::byte*>(readable);
+      if (kernel::advise(the.writable, room_bytes, MADV_DONTFORK) == 0 &&
+          kernel::advise(the.readable, room_bytes, MADV_DONTFORK) == 0)
+        return true;
+      retire();
+    }
+  }
+  the.refused = true;
+  return false;
+}
+
+}  // namespace
+
+slot take(std::size_t bytes) noexcept {
+  if (bytes == 0 || bytes > largest_bytes || !begin()) return {};
+  const std::size_t index = class_for(bytes);
+  if (free_slot* const one = the.free[index]) {
+    the.free[index] = one->next;
+    ++the.filling;
+    return {reinterpret_cast<std::byte*>(one), the.age};
+  }
+  const std::size_t room = pages_of(index) * memory::page_bytes();
+  if (room > room_bytes - the.used) return {};
+  std::byte* const fresh = the.writable + the.used;
+  the.used += room;
+  ++the.filling;
+  return {fresh, the.age};
+}
+
+void filled() noexcept {
+  --the.filling;
+}
+bool is_being_filled() noexcept {
+  return the.filling != 0;
+}
+
+long duplicate(const slot& one, std::size_t bytes) noexcept {
+  return kernel::remap(the.readable + (one.bytes - the.writable), 0, bytes, MREMAP_MAYMOVE, nullptr);
+}
+
+void give_back(const slot& one, std::size_t bytes) noexcept {
+  if (one.age != the.age) return;  // retired since
+  free_slot* const freed = reinterpret_cast<free_slot*>(one.bytes);
+  const std::size_t index = class_for(bytes);
+  freed->next = the.free[index];
+  the.free[index] = freed;
+}
+
+void forget(std::size_t bytes) noexcept {
+  the.forgotten += bytes;
+  if (the.forgotten > room_bytes / 2 && the.filling == 0) retire();
+}
+
+void retire() noexcept {
+  if (the.writable != nullptr) {
+    kernel::unmap(the.writable, room_bytes);
+    kernel::unmap(the.readable, room_bytes);
+  }
+  const std::uint32_t age = the.age + 1;
+  const bool refused = the.refused;
+  the = {};
+  the.age = age;
+  the.refused = refused;
+}
+
+}  // namespace stillmap::ranges::arena
