@@ -20,7 +20,7 @@ struct tree {
   std::mutex mutex;
   std::atomic<std::uint32_t> sequence{0};  // odd while it changes
   std::atomic<range*> root{nullptr};
-  std::atomic<std::uint32_t> count{0};
+  std::uint32_t claims = 0;
   range* free = nullptr;
   std::uint32_t random = 2463534242;  // xorshift
 };
@@ -98,7 +98,6 @@ bool walk(address begin, address end) noexcept {
 }  // namespace
 
 bool are_ours(address begin, address end) noexcept {
-  if (all.count.load(relaxed) == 0) return false;
   for (;;) {
     const std::uint32_t before = all.sequence.load(std::memory_order_acquire);
     const bool found = walk(begin, end);
@@ -143,7 +142,8 @@ range* changing::make() noexcept {
   one->how = STILL_AUTO;
   one->bytes = {};
   one->charged_bytes = 0;
-  one->shared = one->anonymous = one->busy = false;
+  one->shared = one->anonymous = one->lost = one->busy = false;
+  one->seam = 0;
   all.random ^= all.random << 13;
   all.random ^= all.random >> 17;
   all.random ^= all.random << 5;
@@ -161,7 +161,6 @@ void changing::put(range* one) noexcept {
   split(all.root.load(relaxed), begin_of(one), before, after);
   one->next = nullptr;
   all.root.store(merge(merge(before, one), after), relaxed);
-  all.count.store(all.count.load(relaxed) + 1, relaxed);
 }
 
 range* changing::take(address begin, address end) noexcept {
@@ -169,15 +168,12 @@ range* changing::take(address begin, address end) noexcept {
   split(all.root.load(relaxed), begin, before, after);
   range* first = nullptr;
   range** link = &first;
-  std::uint32_t taken = 0;
   while (range* const one = take_first(after, end)) {
     *link = one;
     link = &one->next;
-    ++taken;
   }
   *link = nullptr;
   all.root.store(merge(before, after), relaxed);
-  all.count.store(all.count.load(relaxed) - taken, relaxed);
   return first;
 }
 
@@ -199,7 +195,6 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
       range* const list = tree.take(begin, end);
       others = false;
       for (const range* each = list; each != nullptr; each = each->next) others = others || each->busy;
-      // `next` is the claimant's while they are in the tree.
       range* following = nullptr;
       range** link = &first_;
       for (range* each = list; each != nullptr; each = following) {
@@ -208,24 +203,25 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
         if (others) continue;
         each->busy = true;
         *link = each;
-        link = &each->next;
+        link = &each->next_claimed;
       }
       *link = nullptr;
+      if (!others) ++all.claims;
     }
     if (others) kernel::sleep(waiting_ns);
   }
 }
 
 claim::~claim() {
-  if (first_ != nullptr) {
+  {
     const changing tree;
-    for (range* each = first_; each != nullptr; each = each->next) each->busy = false;
+    for (range* each = first_; each != nullptr; each = each->next_claimed) each->busy = false;
+    --all.claims;
   }
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
-range* claim::take() noexcept {
-  changing tree;
+range* claim::take(changing& tree) noexcept {
   first_ = nullptr;
   range* const list = tree.take(begin_, end_);
   for (range* each = list; each != nullptr; each = each->next) each->busy = false;
@@ -233,7 +229,12 @@ range* claim::take() noexcept {
 }
 
 void lock_for_fork() noexcept {
-  all.mutex.lock();
+  for (;;) {
+    all.mutex.lock();
+    if (all.claims == 0) return;
+    all.mutex.unlock();
+    kernel::sleep(waiting_ns);
+  }
 }
 void unlock_after_fork() noexcept {
   all.mutex.unlock();
