@@ -186,7 +186,7 @@ TEST_P(Mmap, HoldsStillUnderAnotherProcess) {
   const std::string commands[] = {
       "printf '####' | dd of=" + quoted + " bs=1 seek=5000 conv=notrunc status=none",
       ": > " + quoted,
-      "truncate -s 0 " + quoted,
+      "perl -e 'truncate($ARGV[0], 0) or die $!' " + quoted,
       "rm " + quoted,
       "printf 'another' > " + quoted + ".other; mv " + quoted + ".other " + quoted,
   };
@@ -1055,8 +1055,9 @@ TEST_P(MmapArguments, AreRefusedAsByTheKernel) {
   const std::string folder = path_.substr(0, path_.rfind('/'));
   int ends[2];
   ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
-  const int fd = open_it(), write_only = open_it(O_WRONLY), by_path = open_it(O_PATH),
-            directory = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int fd = open_it(),
+            write_only = ::open((path_ + ".other").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600),
+            by_path = open_it(O_PATH), directory = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   constexpr std::size_t huge = std::size_t{1} << 62;
   struct asked {
     const char* what;
@@ -1110,6 +1111,7 @@ TEST_P(MmapArguments, AreRefusedAsByTheKernel) {
   EXPECT_EQ(error_of_map(still_mmap(nullptr, page, PROT_READ, MAP_SNAPSHOT | MAP_ANONYMOUS, -1, 0), page),
             EINVAL);
   for (const int each : {fd, write_only, by_path, directory, ends[0], ends[1], zero}) ::close(each);
+  ::unlink((path_ + ".other").c_str());
 }
 
 TEST_P(MmapArguments, LeaveErrnoAloneWhereTheySucceed) {
