@@ -4,10 +4,11 @@
 
   clients.py PATH_OF_STILL [--runs N] [--only NAME]... [--early] [--seed N]
 
-Each run starts a client (git, rg, ag, ld.lld, ...) on a fresh file, waits until /proc/PID/maps shows that the
-file is mapped, and strikes from another process: truncates it, or writes another version over it, last piece
-first, so that a reader who goes forward meets both. The answer must be that of the file as it was mapped.
-A private copy bears no name there: the strike waits for memory of the file's size that is filled.
+Each run starts a client (git, rg, ag, ld.lld, ...) on a fresh file, waits until /proc/PID/smaps shows that the
+file is mapped and was read, and strikes from another process: truncates it, or writes another version over it,
+last piece first, so that a reader who goes forward meets both. The answer must be that of the file as it was
+mapped. A private copy bears no name there: the strike waits for memory of the file's size that is filled, and
+for the first words of the client's output.
 
 With --early the strikes under `still run` come at a random moment after the open, also before and during the
 mapping. Then the new version is right as well, and harm is counted, but is no failure: a truncation between a
@@ -45,23 +46,29 @@ PYTHON = "/usr/bin/python3"  # Debian's own
 # --- The striker: another process ---
 
 
+def mappings(pid):
+    """(bytes, bytes that are there, the rest of its line) of each."""
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) (.*)", line):
+                size, rest = int(found[2], 16) - int(found[1], 16), found[3]
+            elif line.startswith("Rss:"):
+                yield size, int(line.split()[1]) * 1024, rest
+
+
 def is_mapped(pid, paths, times=1):
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-        text = maps.read()
-    return all(text.count(path + "\n") >= times for path in paths)
+    """And read: before that, mmap may not have returned."""
+    found = [rest for _, there, rest in mappings(pid) if there > 0]
+    return all(sum(rest.endswith(" " + path) for rest in found) >= times for path in paths)
 
 
 def is_copied(pid, path, times):
-    """Memory of the file's size, all of it there, so many times."""
+    """Memory of the file's size, all of it there; and its output has begun, so that mmap has returned."""
+    with open(f"/proc/{pid}/io", encoding="ascii") as io:
+        if int(re.search(r"wchar: (\d+)", io.read())[1]) < PAGE:
+            return False
     whole = -(-os.stat(path).st_size // PAGE) * PAGE
-    size = 0
-    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as maps:
-        for line in maps:
-            if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-                size = int(found[2], 16) - int(found[1], 16)
-            elif line.startswith("Rss:") and size == whole:
-                times -= int(line.split()[1]) * 1024 >= whole
-    return times <= 0
+    return sum(size == whole <= there for size, there, _ in mappings(pid)) >= times
 
 
 def is_open(pid, path):
