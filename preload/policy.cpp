@@ -72,6 +72,12 @@ report* map_report() noexcept {
   return kernel::failed(place) ? nullptr : reinterpret_cast<report*>(place);
 }
 
+// `still run` sets every variable: an empty list is none, and then no name need be looked up.
+const char* list_in(const char* variable) noexcept {
+  const char* const lines = std::getenv(variable);
+  return lines != nullptr && *lines != '\0' ? lines : nullptr;
+}
+
 scope scope_named(const char* name) noexcept {
   if (name == nullptr) return scope::readonly;
   if (std::strcmp(name, "snapshot") == 0) return scope::snapshot;
@@ -94,14 +100,14 @@ settings read_settings() noexcept {
   }
   result.mappings = scope_named(std::getenv(mappings_variable));
   result.require = level_named(std::getenv(require_variable));
-  result.only = std::getenv(only_variable);
-  result.except = std::getenv(except_variable);
+  result.only = list_in(only_variable);
+  result.except = list_in(except_variable);
   result.counts = map_report();
   return result;
 }
 
 bool is_excluded(const settings& how, const char* path) noexcept {
-  return (how.only != nullptr && *how.only != '\0' && !matches_any(how.only, path)) ||
+  return (how.only != nullptr && !matches_any(how.only, path)) ||
          (how.except != nullptr && matches_any(how.except, path));
 }
 
