@@ -393,6 +393,8 @@ class keeper_loop {
   void give_up_clones(lease& one, std::int64_t now) noexcept {
     for_each_detaching(one, [&](hold& each) {
       if (each.detaching == nullptr || now < each.detaching->give_up_ns) return;
+      // One that is there already waits for the lease's others: it counts as finished, or is about to.
+      if (each.detaching->unfinished_pieces.load() == 0) return;
       if (!begin_without_clone(each)) --one.unfinished;
     });
     if (one.unfinished == 0) finish(one);
