@@ -3,9 +3,11 @@
 
 #include <fcntl.h>
 #include <fnmatch.h>
+#include <linux/magic.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -69,6 +71,13 @@ bool is_in_shared_memory(const struct statx& file) noexcept {
     return found;
   }();
   return folder.stx_ino != 0 && folder.stx_dev_major == file.stx_dev_major && folder.stx_dev_minor == file.stx_dev_minor;
+}
+
+// "Regular" files of /proc and /sys: what is mapped there are devices.
+bool is_made_by_kernel(const struct statx& file, int fd) noexcept {
+  struct statfs found;
+  if (file.stx_dev_major != 0 || kernel::filesystem(fd, &found) != 0) return false;
+  return found.f_type == PROC_SUPER_MAGIC || found.f_type == SYSFS_MAGIC || found.f_type == DEBUGFS_MAGIC;
 }
 
 // An empty list is none.
@@ -139,6 +148,7 @@ bool is_to_hold(const settings& how, const asked& what, struct statx& found, lef
   if ((what.protection & PROT_EXEC) != 0) return leave(left_alone::executable);
   if (kernel::stat(what.fd, nullptr, &found) != 0 || !S_ISREG(found.stx_mode))
     return leave(left_alone::no_regular_file);
+  if (is_made_by_kernel(found, what.fd)) return leave(left_alone::no_regular_file);
   const bool all = how.mappings == scope::all;
   if (type != MAP_PRIVATE) {
     if ((what.protection & PROT_WRITE) != 0) return leave(left_alone::writable_shared);
