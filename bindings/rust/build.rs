@@ -120,7 +120,9 @@ fn same_version(include: &Path) {
         .unwrap_or_else(|error| fail(&format!("{} cannot be read: {error}", header.display())));
     let number = |name: &str| {
         text.lines()
-            .find_map(|line| line.strip_prefix("#define STILL_VERSION_")?.strip_prefix(name)?.trim().parse::<u32>().ok())
+            .find_map(|line| {
+                line.strip_prefix("#define STILL_VERSION_")?.strip_prefix(name)?.trim().parse::<u32>().ok()
+            })
             .unwrap_or_else(|| fail(&format!("no STILL_VERSION_{name} in {}", header.display())))
     };
     let there = (number("MAJOR"), number("MINOR"), number("PATCH"));
@@ -135,7 +137,9 @@ fn run(command: &mut Command) {
     match command.status() {
         Ok(status) if status.success() => {}
         Ok(status) => fail(&format!("{command:?}: {status}")),
-        Err(error) => fail(&format!("{command:?}: {error}. Building stillmap needs cmake, a C++20 compiler and simdjson")),
+        Err(error) => {
+            fail(&format!("{command:?}: {error}. Building stillmap needs cmake, a C++20 compiler and simdjson"))
+        }
     }
 }
 

@@ -200,7 +200,8 @@ mod tests {
             let inner = &list[list.find('{').unwrap() + 1..list.find('}').unwrap()];
             let mut next = 0;
             for item in inner.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-                let (name, value) = item.split_once('=').map_or((item, None), |(name, value)| (name.trim(), Some(value.trim())));
+                let (name, value) =
+                    item.split_once('=').map_or((item, None), |(name, value)| (name.trim(), Some(value.trim())));
                 if let Some(value) = value {
                     next = match value.split_once("<<") {
                         Some((one, by)) => {

@@ -48,3 +48,8 @@ pub fn version() -> &'static str {
     let version = unsafe { std::ffi::CStr::from_ptr(ffi::still_version()) };
     version.to_str().unwrap_or_default()
 }
+
+/// Compiles what the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

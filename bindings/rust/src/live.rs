@@ -363,7 +363,11 @@ fn whole((_, result): (usize, io::Result<()>)) -> io::Result<()> {
 
 /// As read(2): how much, and an error only where that is nothing.
 fn some((done, result): (usize, io::Result<()>)) -> io::Result<usize> {
-    if done == 0 { result.map(|()| 0) } else { Ok(done) }
+    if done == 0 {
+        result.map(|()| 0)
+    } else {
+        Ok(done)
+    }
 }
 
 macro_rules! view {
@@ -493,7 +497,8 @@ impl<'a> WritableAtomicBytes<'a> {
             Ordering::Release => Ordering::Relaxed,
             other => other,
         };
-        let found = self.view.atomic::<T::Word>(offset)?.exchange(expected.to_word(), desired.to_word(), order, failure);
+        let found =
+            self.view.atomic::<T::Word>(offset)?.exchange(expected.to_word(), desired.to_word(), order, failure);
         Ok(found.map(T::from_word).map_err(T::from_word))
     }
 
@@ -675,9 +680,8 @@ impl Mapping {
         let bytes = (lead + length + page - 1) / page * page;
         let access = if writable { ffi::PROT_READ | ffi::PROT_WRITE } else { ffi::PROT_READ };
         // SAFETY: a new mapping, where nothing was.
-        let pages = unsafe {
-            ffi::mmap(ptr::null_mut(), bytes as usize, access, ffi::MAP_SHARED, fd, (offset - lead) as i64)
-        };
+        let pages =
+            unsafe { ffi::mmap(ptr::null_mut(), bytes as usize, access, ffi::MAP_SHARED, fd, (offset - lead) as i64) };
         if pages as isize == -1 {
             return Err(io::Error::last_os_error());
         }
@@ -702,7 +706,11 @@ impl Mapping {
     }
 
     fn check_writable(&self) -> io::Result<()> {
-        if self.writable { Ok(()) } else { refused(ffi::EACCES) }
+        if self.writable {
+            Ok(())
+        } else {
+            refused(ffi::EACCES)
+        }
     }
 
     /// A view for this and other threads.

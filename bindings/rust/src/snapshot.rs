@@ -290,10 +290,8 @@ impl Snapshot {
 
     /// A key for caches.
     pub fn identity(&self) -> Identity {
-        let mut known = ffi::still_identity_t {
-            size: std::mem::size_of::<ffi::still_identity_t>() as u32,
-            ..Default::default()
-        };
+        let mut known =
+            ffi::still_identity_t { size: std::mem::size_of::<ffi::still_identity_t>() as u32, ..Default::default() };
         // SAFETY: the handle is ours, and the structure says its size. It can only fail for a size that the library
         // does not know, which build.rs has ruled out; the key then is not exact.
         unsafe { ffi::still_identity(self.get(), &mut known) };

@@ -21,7 +21,10 @@ fn it_is_a_slice_of_the_file() {
     assert_eq!(&snapshot[..], &pattern(10_000)[..]);
     assert_eq!(snapshot.as_ref(), &*snapshot);
     assert!(snapshot.when() >= folder.level);
-    assert_eq!(snapshot.iter().filter(|byte| **byte == b'a').count(), pattern(10_000).iter().filter(|b| **b == b'a').count());
+    assert_eq!(
+        snapshot.iter().filter(|byte| **byte == b'a').count(),
+        pattern(10_000).iter().filter(|b| **b == b'a').count()
+    );
     let mut read = Vec::new();
     (&snapshot[..]).read_to_end(&mut read).unwrap();
     assert_eq!(read, pattern(10_000));
