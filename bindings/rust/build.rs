@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{exit, Command};
 
 fn main() {
-    for variable in ["STILLMAP_LIB_DIR", "STILLMAP_INCLUDE_DIR", "STILLMAP_SYSTEM"] {
+    for variable in ["STILLMAP_LIB_DIR", "STILLMAP_INCLUDE_DIR", "STILLMAP_SYSTEM", "PKG_CONFIG_PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=build.rs");

@@ -23,8 +23,8 @@
 //! # Why no `unsafe` is asked of you
 //!
 //! A `&[u8]` says that its bytes do not change. Over a plain mapping no caller can know that, for any process may
-//! write to the file; hence the `unsafe` of every other way to map one. A snapshot is copied, cloned, or of a file
-//! that cannot change; so [`Snapshot::open`] is safe. It holds no lease afterwards (`STILL_STRICT`):
+//! write to the file; hence the `unsafe` of every other way to map one. A snapshot lies in memory or in a nameless file
+//! of our own, or the file cannot change; so [`Snapshot::open`] is safe. It holds no lease afterwards (`STILL_STRICT`):
 //! [`SnapshotOptions::leases`] lets it, and says what that leaves to others.
 //!
 //! Outside of it, as of every process's memory: root writing the block device, and who writes this process's memory

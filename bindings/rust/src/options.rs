@@ -343,3 +343,35 @@ impl SnapshotOptions {
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("a path with a NUL in it"))
 }
+
+// What the tests in tests/ cannot show, for they have no unsafe.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+
+    #[test]
+    fn unprotected_ways_are_taken_where_they_are_asked_for() {
+        let path = std::env::temp_dir().join(format!("stillmap-unprotected-{}", std::process::id()));
+        std::fs::write(&path, "nobody writes here").unwrap();
+        let (mut trusted, mut cooperative) = (SnapshotOptions::new(), SnapshotOptions::new());
+        // SAFETY: a file of our own, which is not written to while the snapshots live.
+        unsafe {
+            trusted.trusted();
+            cooperative.cooperative();
+        }
+        for (options, backing) in [(&trusted, Backing::Trusted), (&cooperative, Backing::Cooperative)] {
+            let snapshot = options.open(&path).unwrap();
+            assert_eq!((snapshot.how(), snapshot.when()), (backing, Consistency::Torn));
+            assert_eq!(snapshot.current(), State::Shared);
+            assert_eq!(snapshot.text().unwrap(), "nobody writes here");
+        }
+        // Asked for by its name afterwards, it is refused again; another way asks for protection.
+        assert!(trusted.backing(Backing::Trusted).open(&path).is_err());
+        assert_eq!(
+            cooperative.backing(Backing::Copied).require(Consistency::Torn).open(&path).unwrap().how(),
+            Backing::Copied
+        );
+        std::fs::remove_file(&path).unwrap();
+    }
+}
