@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The Python module: one type, Snapshot, that owns one still_snapshot and lends its bytes by the buffer protocol.
-// It stands on the C interface alone and on Python's stable ABI of 3.11, the first that has the buffer protocol, so
-// that one build serves every later Python 3.
+// The Python module: one type, Snapshot, that owns one still_snapshot and lends its bytes by the buffer
+// protocol. It stands on the C interface alone and on Python's stable ABI of 3.11, the first that has the
+// buffer protocol, so that one build serves every later Python 3.
 //
 // Two rules keep it sound:
-//   - A view counts as an export, and close() refuses while there is one: a memoryview never outlives its bytes.
-//   - Whatever may wait (an open, a close, a large copy, a look at the file) runs without the GIL and under a share
-//     of its own, so that a close() in another thread cannot take the bytes away meanwhile.
+//   - A view counts as an export, and close() refuses while there is one: a memoryview never outlives its
+//     bytes.
+//   - Whatever may wait (an open, a close, a large copy, a look at the file) runs without the GIL and under a
+//     share of its own, so that a close() in another thread cannot take the bytes away meanwhile.
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000
 #endif
@@ -24,7 +25,8 @@
 
 namespace {
 
-constexpr Py_ssize_t copy_without_gil_min_bytes = 64 << 10;  // giving the GIL up costs as much as copying 2 KiB
+// Less is copied in 0.6 us where the pages are in memory, while another thread may keep the GIL for 5 ms.
+constexpr Py_ssize_t copy_without_gil_min_bytes = 65536;
 
 // --- small owners ---
 
@@ -44,7 +46,8 @@ class without_gil {
   PyThreadState* state_;
 };
 
-// Another owner of the bytes for as long as a call takes. Declare it after without_gil: its end may be the last.
+// Another owner of the bytes for as long as a call takes. To be declared after without_gil: its end may be the
+// last.
 class share {
  public:
   explicit share(still_snapshot* of) noexcept : held_(still_share(of)) {}
@@ -57,16 +60,16 @@ class share {
 };
 
 struct module_state {
-  PyObject* error;          // stillmap.Error
-  PyTypeObject* snapshot;   // stillmap.Snapshot
-  PyTypeObject* identity;   // stillmap.Identity
+  PyObject* error;         // stillmap.Error
+  PyTypeObject* snapshot;  // stillmap.Snapshot
+  PyTypeObject* identity;  // stillmap.Identity
 };
 
 struct snapshot_object {
-  PyObject_HEAD
-  still_snapshot* handle;   // null: closed
-  Py_ssize_t exports;       // views that point into the bytes
-  PyObject* name;           // str, bytes or int, as open was given it
+  PyObject base;           // what PyObject_HEAD says
+  still_snapshot* handle;  // null: closed
+  Py_ssize_t exports;      // views that point into the bytes
+  PyObject* name;          // str, bytes or int, as open was given it
   PyObject* weak_references;
 };
 
@@ -112,7 +115,8 @@ int begins_with_name(const char* message, PyObject* name, size_t& length) noexce
 }
 
 // Sets the exception for what a function of the library returned. Always null.
-PyObject* raise(module_state* state, int error, PyObject* name, const char* message = still_message()) noexcept {
+PyObject* raise(module_state* state, int error, PyObject* name,
+                const char* message = still_message()) noexcept {
   size_t length = 0;
   const int named = begins_with_name(message, name, length);
   if (named < 0) return nullptr;
@@ -133,7 +137,8 @@ PyObject* raise(module_state* state, int error, PyObject* name, const char* mess
   return nullptr;
 }
 
-// Runs call() without the GIL. A failure is put into words there too: that may search /proc for who has the file.
+// Runs call() without the GIL. A failure is put into words there too: that may search /proc for who has the
+// file.
 template <class Call>
 int unlocked(Call call) noexcept {
   const without_gil released;
@@ -148,8 +153,8 @@ still_snapshot* alive(PyObject* self) noexcept {
   return handle;
 }
 
-// 0 where the bytes can be touched. Where some were lost, those asked for are tried first, so that what would be a
-// signal is an exception.
+// 0 where the bytes can be touched. Where some were lost, those asked for are tried first, so that what would
+// be a signal is an exception.
 int touchable(PyObject* self, still_snapshot* handle, size_t offset, size_t length) noexcept {
   if (length == 0 || still_current(handle) != STILL_LOST) return 0;
   const int error = unlocked([&] {
@@ -167,9 +172,9 @@ const char* backing_name(int value) noexcept {
   return value <= STILL_TRUSTED ? still_backing_name(static_cast<still_backing>(value)) : nullptr;
 }
 const char* require_name(int value) noexcept {
-  return value == 0                        ? ""  // None: the library's default
-         : value <= STILL_POINT_IN_TIME    ? still_consistency_name(static_cast<still_consistency>(value))
-                                           : nullptr;
+  return value == 0                     ? ""  // None: the library's default
+         : value <= STILL_POINT_IN_TIME ? still_consistency_name(static_cast<still_consistency>(value))
+                                        : nullptr;
 }
 const char* access_name(int value) noexcept {
   static constexpr const char* names[] = {"default", "sequential", "random"};
@@ -226,15 +231,16 @@ int unsigned_number(PyObject* given, void* into) noexcept {
 // The options of open and open_many, which have all but the first argument in common.
 bool read_arguments(PyObject* arguments, PyObject* keywords, const char* format, const char* first,
                     PyObject** what, still_options& options) noexcept {
-  const char* const names[] = {first,       "require",  "backing", "offset",  "length", "memory_budget", "strict",
-                               "populate",  "synced",   "padding", "access",  "fork",   nullptr};
+  const char* const names[] = {first,           "require", "backing",  "offset", "length",
+                               "memory_budget", "strict",  "populate", "synced", "padding",
+                               "access",        "fork",    nullptr};
   int require = 0, backing = STILL_AUTO, strict = 0, populate = 0, synced = 0;
   int access = STILL_ACCESS_DEFAULT, fork = STILL_FORK_ABSENT;
   unsigned long long offset = 0, length = 0, memory_budget = 0, padding = 0;
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, format, const_cast<char**>(names), what, require_word,
                                    &require, word<backing_name>, &backing, unsigned_number, &offset,
-                                   unsigned_number, &length, unsigned_number, &memory_budget, &strict, &populate,
-                                   &synced, unsigned_number, &padding, word<access_name>, &access,
+                                   unsigned_number, &length, unsigned_number, &memory_budget, &strict,
+                                   &populate, &synced, unsigned_number, &padding, word<access_name>, &access,
                                    word<fork_name>, &fork))
     return false;
   if (padding > UINT32_MAX) {
@@ -282,8 +288,8 @@ void snapshot_dealloc(PyObject* self) noexcept {
 PyObject* snapshot_close(PyObject* self, PyObject*) noexcept {
   snapshot_object* const it = of(self);
   if (it->exports > 0)
-    return PyErr_Format(PyExc_BufferError, "cannot close: %zd exported view%s of the snapshot exist", it->exports,
-                        it->exports == 1 ? "" : "s");
+    return PyErr_Format(PyExc_BufferError, "cannot close: %zd exported view%s of the snapshot exist",
+                        it->exports, it->exports == 1 ? "" : "s");
   if (still_snapshot* const handle = std::exchange(it->handle, nullptr)) {
     const without_gil released;
     still_close(handle);
@@ -333,7 +339,8 @@ PyObject* snapshot_item(PyObject* self, Py_ssize_t index) noexcept {
 PyObject* snapshot_slice(PyObject* self, still_snapshot* handle, PyObject* slice) noexcept {
   Py_ssize_t start, stop, step;
   if (PySlice_Unpack(slice, &start, &stop, &step) < 0) return nullptr;
-  const Py_ssize_t count = PySlice_AdjustIndices(static_cast<Py_ssize_t>(still_size(handle)), &start, &stop, step);
+  const Py_ssize_t count =
+      PySlice_AdjustIndices(static_cast<Py_ssize_t>(still_size(handle)), &start, &stop, step);
   object copy(PyBytes_FromStringAndSize(nullptr, count));
   if (!copy || count == 0) return copy.release();
   const Py_ssize_t last = start + (count - 1) * step;
@@ -408,8 +415,8 @@ int snapshot_contains(PyObject* self, PyObject* what) noexcept {
 PyObject* snapshot_repr(PyObject* self) noexcept {
   const snapshot_object* const it = of(self);
   if (it->handle == nullptr) return PyUnicode_FromFormat("<stillmap.Snapshot of %R, closed>", it->name);
-  return PyUnicode_FromFormat("<stillmap.Snapshot of %R: %zu bytes, %s, %s, %s>", it->name, still_size(it->handle),
-                              still_backing_name(still_how(it->handle)),
+  return PyUnicode_FromFormat("<stillmap.Snapshot of %R: %zu bytes, %s, %s, %s>", it->name,
+                              still_size(it->handle), still_backing_name(still_how(it->handle)),
                               still_consistency_name(still_when(it->handle)),
                               still_state_name(still_current(it->handle)));
 }
@@ -501,7 +508,8 @@ PyObject* snapshot_advise(PyObject* self, PyObject* arguments, PyObject* keyword
   int advice = 0;
   unsigned long long offset = 0, length = 0;
   if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "O&|O&O&:advise", const_cast<char**>(names),
-                                   word<advice_name>, &advice, unsigned_number, &offset, unsigned_number, &length))
+                                   word<advice_name>, &advice, unsigned_number, &offset, unsigned_number,
+                                   &length))
     return nullptr;
   still_snapshot* const handle = alive(self);
   if (handle == nullptr) return nullptr;
@@ -528,14 +536,16 @@ PyObject* snapshot_text(PyObject* self, PyObject*) noexcept {
   const share mine(handle);  // touchable gives the GIL up, and an allocation may run the collector
   const size_t size = still_size(handle);
   if (touchable(self, handle, 0, size) != 0) return nullptr;
-  return PyUnicode_DecodeUTF8(static_cast<const char*>(still_data(handle)), static_cast<Py_ssize_t>(size), "strict");
+  return PyUnicode_DecodeUTF8(static_cast<const char*>(still_data(handle)), static_cast<Py_ssize_t>(size),
+                              "strict");
 }
 
 #define KEYWORDS(function) reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function))
 
 PyMethodDef snapshot_methods[] = {
     {"close", snapshot_close, METH_NOARGS,
-     "close($self, /)\n--\n\nGive the bytes up. BufferError while a view of them is exported; closing twice is fine."},
+     "close($self, /)\n--\n\nGive the bytes up. BufferError while a view of them is exported; closing twice "
+     "is fine."},
     {"__enter__", snapshot_enter, METH_NOARGS, nullptr},
     {"__exit__", snapshot_exit, METH_VARARGS, nullptr},
     {"text", snapshot_text, METH_NOARGS,
@@ -545,7 +555,8 @@ PyMethodDef snapshot_methods[] = {
      "False only where it is proved that the path still names this file with these bytes; else True."},
     {"refresh", snapshot_refresh, METH_NOARGS,
      "refresh($self, /)\n--\n\n"
-     "A Snapshot of the file as it is now, with the same options; the same bytes, at no cost, if it did not change.\n"
+     "A Snapshot of the file as it is now, with the same options; the same bytes, at no cost, if it did not "
+     "change.\n"
      "This one stays as it is, and open."},
     {"share", snapshot_share, METH_NOARGS,
      "share($self, /)\n--\n\nAnother owner of the same bytes, to be closed on its own."},
@@ -558,18 +569,23 @@ PyMethodDef snapshot_methods[] = {
      "length 0 is to the end."},
     {"detach", snapshot_detach, METH_NOARGS,
      "detach($self, /)\n--\n\n"
-     "Make the bytes private now, in place, so that no writer has to wait for this process. Views stay valid."},
+     "Make the bytes private now, in place, so that no writer has to wait for this process. Views stay "
+     "valid."},
     {},
 };
 
 PyGetSetDef snapshot_attributes[] = {
     {"how", snapshot_how, nullptr,
-     "How the bytes are kept: 'sealed', 'leased', 'cloned', 'copied', 'paged', 'spilled', 'cooperative', 'trusted'.",
+     "How the bytes are kept: 'sealed', 'leased', 'cloned', 'copied', 'paged', 'spilled', 'cooperative', "
+     "'trusted'.",
      nullptr},
-    {"when", snapshot_when, nullptr, "The moment they come from: 'torn', 'verified' or 'point_in_time'.", nullptr},
+    {"when", snapshot_when, nullptr, "The moment they come from: 'torn', 'verified' or 'point_in_time'.",
+     nullptr},
     {"current", snapshot_current, nullptr, "What keeps them now: 'shared', 'private' or 'lost'.", nullptr},
-    {"private_bytes", snapshot_private_bytes, nullptr, "Bytes of memory of our own held for it now.", nullptr},
-    {"lost_bytes", snapshot_lost_bytes, nullptr, "Bytes that could not be kept; 0 unless current is 'lost'.", nullptr},
+    {"private_bytes", snapshot_private_bytes, nullptr, "Bytes of memory of our own held for it now.",
+     nullptr},
+    {"lost_bytes", snapshot_lost_bytes, nullptr, "Bytes that could not be kept; 0 unless current is 'lost'.",
+     nullptr},
     {"name", snapshot_name, nullptr, "The path or descriptor it was opened by.", nullptr},
     {"closed", snapshot_closed, nullptr, "True after close().", nullptr},
     {},
@@ -582,10 +598,13 @@ PyMemberDef snapshot_members[] = {
 
 constexpr char snapshot_doc[] =
     "The bytes of a file, held still: made by open(), open_many(), refresh() and share().\n\n"
-    "Has the read-only buffer protocol: memoryview(s), re.search(pattern, s), hashlib, struct.unpack_from and\n"
+    "Has the read-only buffer protocol: memoryview(s), re.search(pattern, s), hashlib, struct.unpack_from "
+    "and\n"
     "numpy.frombuffer(s) read it without a copy. len(s), s[i] (int), s[i:j] (bytes), `b'words' in s`.\n\n"
-    "Bytes once seen never change, whatever is done to the file. Where some could not be kept (current is 'lost'),\n"
-    "the methods and s[...] raise Error, and touching those bytes through a view is a fatal signal, as with mmap.\n"
+    "Bytes once seen never change, whatever is done to the file. Where some could not be kept (current is "
+    "'lost'),\n"
+    "the methods and s[...] raise Error, and touching those bytes through a view is a fatal signal, as with "
+    "mmap.\n"
     "A forked child finds what is leased or paged absent, unless it was opened with fork='carry'.";
 
 PyType_Slot snapshot_slots[] = {
@@ -619,8 +638,8 @@ PyStructSequence_Field identity_fields[] = {
     {"generation", "0: reserved"},
     {nullptr, nullptr},
 };
-PyStructSequence_Desc identity_description = {"stillmap.Identity", "A key for caches; see Snapshot.identity().",
-                                              identity_fields, 7};
+PyStructSequence_Desc identity_description = {
+    "stillmap.Identity", "A key for caches; see Snapshot.identity().", identity_fields, 7};
 
 // --- the module's functions ---
 
@@ -642,8 +661,8 @@ struct target {
   bool read(PyObject* given) noexcept {
     if (is_path(given)) return read_path(given);
     if (!PyLong_Check(given) && !PyObject_HasAttrString(given, "fileno")) {
-      PyErr_Format(PyExc_TypeError, "expected a str, bytes, os.PathLike, a descriptor or what has fileno(), not %R",
-                   given);
+      PyErr_Format(PyExc_TypeError,
+                   "expected a str, bytes, os.PathLike, a descriptor or what has fileno(), not %R", given);
       return false;
     }
     fd = PyObject_AsFileDescriptor(given);
@@ -655,16 +674,19 @@ struct target {
 PyObject* open_one(PyObject* module, PyObject* arguments, PyObject* keywords) noexcept {
   PyObject* given = nullptr;
   still_options options;
-  if (!read_arguments(arguments, keywords, "O|$O&O&O&O&O&pppO&O&O&:open", "path", &given, options)) return nullptr;
+  if (!read_arguments(arguments, keywords, "O|$O&O&O&O&O&pppO&O&O&:open", "path", &given, options))
+    return nullptr;
   target from;
   if (!from.read(given)) return nullptr;
   object made = make_snapshot(state_of(module), from.name.get());
   if (!made) return nullptr;
   still_snapshot** const into = &of(made.get())->handle;
   const char* const path = from.path ? PyBytes_AsString(from.path.get()) : nullptr;
-  const int error = unlocked(
-      [&] { return path != nullptr ? still_open(path, &options, into) : still_open_fd(from.fd, &options, into); });
-  return error == 0 ? made.release() : raise(state_of(module), error, path != nullptr ? from.name.get() : nullptr);
+  const int error = unlocked([&] {
+    return path != nullptr ? still_open(path, &options, into) : still_open_fd(from.fd, &options, into);
+  });
+  return error == 0 ? made.release()
+                    : raise(state_of(module), error, path != nullptr ? from.name.get() : nullptr);
 }
 
 PyObject* open_several(PyObject* module, PyObject* arguments, PyObject* keywords) noexcept {
@@ -684,16 +706,17 @@ PyObject* open_several(PyObject* module, PyObject* arguments, PyObject* keywords
   if (!from || !paths || !handles) return PyErr_NoMemory();
   object made(PyList_New(count));
   if (!made) return nullptr;
-  for (Py_ssize_t i = 0; i < count; ++i) {
-    if (!from[i].read_path(PyList_GetItem(wanted.get(), i))) return nullptr;
+  for (size_t i = 0; i < size; ++i) {
+    const auto at = static_cast<Py_ssize_t>(i);
+    if (!from[i].read_path(PyList_GetItem(wanted.get(), at))) return nullptr;
     paths[i] = PyBytes_AsString(from[i].path.get());
     object one = make_snapshot(state_of(module), from[i].name.get());
-    if (!one || PyList_SetItem(made.get(), i, one.release()) < 0) return nullptr;
+    if (!one || PyList_SetItem(made.get(), at, one.release()) < 0) return nullptr;
   }
   const int error = unlocked([&] { return still_open_many(paths.get(), size, &options, handles.get()); });
   if (error != 0) {
     PyObject* name = nullptr;  // of the file that the message begins with
-    for (Py_ssize_t i = 0; i < count && name == nullptr; ++i) {
+    for (size_t i = 0; i < size && name == nullptr; ++i) {
       size_t length = 0;
       const int named = begins_with_name(still_message(), from[i].name.get(), length);
       if (named < 0) return nullptr;
@@ -701,7 +724,8 @@ PyObject* open_several(PyObject* module, PyObject* arguments, PyObject* keywords
     }
     return raise(state_of(module), error, name);
   }
-  for (Py_ssize_t i = 0; i < count; ++i) of(PyList_GetItem(made.get(), i))->handle = handles[i];
+  for (size_t i = 0; i < size; ++i)
+    of(PyList_GetItem(made.get(), static_cast<Py_ssize_t>(i)))->handle = handles[i];
   return made.release();
 }
 
@@ -714,9 +738,11 @@ constexpr char open_doc[] =
     "open(path, *, require=None, backing='auto', offset=0, length=0, memory_budget=0, strict=False,\n"
     "     populate=False, synced=False, padding=0, access='default', fork='absent')\n--\n\n"
     "Open a snapshot of a file, whose bytes never change once they were seen.\n\n"
-    "path: a str, bytes or os.PathLike, an open descriptor, or an object with fileno() (what such an object has\n"
+    "path: a str, bytes or os.PathLike, an open descriptor, or an object with fileno() (what such an object "
+    "has\n"
     "    buffered is not in the file yet). A descriptor may be closed at once.\n"
-    "require: the weakest consistency accepted, 'torn', 'verified' or 'point_in_time'. None is 'verified', or\n"
+    "require: the weakest consistency accepted, 'torn', 'verified' or 'point_in_time'. None is 'verified', "
+    "or\n"
     "    'torn' for a backing that has no other. Where it cannot be had, the open fails.\n"
     "backing: 'auto', or insist on one (see Snapshot.how).\n"
     "offset, length: of the part wanted, in bytes; length 0 is to the end.\n"
@@ -743,7 +769,8 @@ PyMethodDef module_functions[] = {
 };
 
 constexpr char error_doc[] =
-    "What the library itself refuses. `code` is 'busy_writer', 'unsupported', 'over_budget', 'changing' or 'lost';\n"
+    "What the library itself refuses. `code` is 'busy_writer', 'unsupported', 'over_budget', 'changing' or "
+    "'lost';\n"
     "`errno` is its number in stillmap.h.";
 
 int module_exec(PyObject* module) noexcept {
@@ -752,7 +779,8 @@ int module_exec(PyObject* module) noexcept {
   if (!attributes) return -1;
   state->error = PyErr_NewExceptionWithDoc("stillmap.Error", error_doc, PyExc_OSError, attributes.get());
   if (state->error == nullptr || PyModule_AddObjectRef(module, "Error", state->error) < 0) return -1;
-  state->snapshot = reinterpret_cast<PyTypeObject*>(PyType_FromModuleAndSpec(module, &snapshot_spec, nullptr));
+  state->snapshot =
+      reinterpret_cast<PyTypeObject*>(PyType_FromModuleAndSpec(module, &snapshot_spec, nullptr));
   if (state->snapshot == nullptr || PyModule_AddType(module, state->snapshot) < 0) return -1;
   state->identity = PyStructSequence_NewType(&identity_description);
   if (state->identity == nullptr || PyModule_AddType(module, state->identity) < 0) return -1;
@@ -782,15 +810,9 @@ PyModuleDef_Slot module_slots[] = {
     {0, nullptr},
 };
 
-PyModuleDef definition = {PyModuleDef_HEAD_INIT,
-                          "_stillmap",
-                          "File mappings that hold still.",
-                          sizeof(module_state),
-                          module_functions,
-                          module_slots,
-                          module_traverse,
-                          module_clear,
-                          module_free};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_stillmap",      "File mappings that hold still.",
+                          sizeof(module_state),  module_functions, module_slots,
+                          module_traverse,       module_clear,     module_free};
 
 }  // namespace
 

@@ -25,7 +25,7 @@ def version():
 class build_with_cmake(build_ext):
     def build_extension(self, extension):
         build = pathlib.Path(self.build_temp).resolve() / "cmake"
-        off = [f"-DSTILLMAP_{part}=OFF" for part in ("CLI", "PRELOAD", "TESTS", "BENCH")]
+        off = [f"-DSTILLMAP_{part}=OFF" for part in ("CLI", "PRELOAD", "TESTS", "EXAMPLES", "BENCH")]
         subprocess.run(["cmake", "-S", project, "-B", build, "-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF",
                         "-DSTILLMAP_PYTHON=ON", f"-DPython3_EXECUTABLE={sys.executable}", *off], check=True)
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(len(os.sched_getaffinity(0))))

@@ -4,7 +4,7 @@
     import re, stillmap
 
     with stillmap.open("data.json") as s:
-        found = re.search(rb'"name": *"(.*?)"', s)    # no copy; the bytes never change
+        names = re.findall(rb'"name": *"(.*?)"', s)    # no copy of the file; its bytes never change
 
 A view of a snapshot keeps it open: leaving the `with` while one is exported raises BufferError, as mmap does.
 What is promised, and what is not: docs/guarantees.md.

@@ -2,7 +2,7 @@
 """The Python module: its types and errors, and its bytes while other processes do their worst to the file.
 
 Run by ctest (`python`) on file systems of its own; by hand, with PYTHONPATH naming the built package:
-    /usr/bin/python3 -m unittest discover -s bindings/python/tests
+    /usr/bin/python3 bindings/python/tests/test_stillmap.py [CASE...]
 """
 
 import ast
@@ -727,4 +727,5 @@ class Module(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    result = unittest.main(verbosity=2, exit=False).result
+    sys.exit(77 if result.testsRun == 0 and result.skipped else not result.wasSuccessful())
