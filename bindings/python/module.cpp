@@ -46,8 +46,8 @@ class without_gil {
   PyThreadState* state_;
 };
 
-// Another owner of the bytes for as long as a call takes. To be declared after without_gil: its end may be the
-// last.
+// Another owner of the bytes for as long as a call takes. Declared after without_gil, for its end may be the
+// last one.
 class share {
  public:
   explicit share(still_snapshot* of) noexcept : held_(still_share(of)) {}
@@ -137,8 +137,7 @@ PyObject* raise(module_state* state, int error, PyObject* name,
   return nullptr;
 }
 
-// Runs call() without the GIL. A failure is put into words there too: that may search /proc for who has the
-// file.
+// Runs call() without the GIL. A failure is put into words there too: that may search /proc for writers.
 template <class Call>
 int unlocked(Call call) noexcept {
   const without_gil released;
@@ -555,9 +554,8 @@ PyMethodDef snapshot_methods[] = {
      "False only where it is proved that the path still names this file with these bytes; else True."},
     {"refresh", snapshot_refresh, METH_NOARGS,
      "refresh($self, /)\n--\n\n"
-     "A Snapshot of the file as it is now, with the same options; the same bytes, at no cost, if it did not "
-     "change.\n"
-     "This one stays as it is, and open."},
+     "A Snapshot of the file as it is now, with the same options; the same bytes, at no cost, if it did\n"
+     "not change. This one stays as it is, and open."},
     {"share", snapshot_share, METH_NOARGS,
      "share($self, /)\n--\n\nAnother owner of the same bytes, to be closed on its own."},
     {"identity", snapshot_identity, METH_NOARGS,
@@ -569,14 +567,13 @@ PyMethodDef snapshot_methods[] = {
      "length 0 is to the end."},
     {"detach", snapshot_detach, METH_NOARGS,
      "detach($self, /)\n--\n\n"
-     "Make the bytes private now, in place, so that no writer has to wait for this process. Views stay "
-     "valid."},
+     "Make the bytes private now, in place, so that no writer waits for this process. Views stay valid."},
     {},
 };
 
 PyGetSetDef snapshot_attributes[] = {
     {"how", snapshot_how, nullptr,
-     "How the bytes are kept: 'sealed', 'leased', 'cloned', 'copied', 'paged', 'spilled', 'cooperative', "
+     "How the bytes are kept: 'sealed', 'leased', 'cloned', 'copied', 'paged', 'spilled', 'cooperative' or\n"
      "'trusted'.",
      nullptr},
     {"when", snapshot_when, nullptr, "The moment they come from: 'torn', 'verified' or 'point_in_time'.",
@@ -598,14 +595,12 @@ PyMemberDef snapshot_members[] = {
 
 constexpr char snapshot_doc[] =
     "The bytes of a file, held still: made by open(), open_many(), refresh() and share().\n\n"
-    "Has the read-only buffer protocol: memoryview(s), re.search(pattern, s), hashlib, struct.unpack_from "
-    "and\n"
-    "numpy.frombuffer(s) read it without a copy. len(s), s[i] (int), s[i:j] (bytes), `b'words' in s`.\n\n"
-    "Bytes once seen never change, whatever is done to the file. Where some could not be kept (current is "
-    "'lost'),\n"
-    "the methods and s[...] raise Error, and touching those bytes through a view is a fatal signal, as with "
-    "mmap.\n"
-    "A forked child finds what is leased or paged absent, unless it was opened with fork='carry'.";
+    "Has the read-only buffer protocol: memoryview(s), re.search(pattern, s), hashlib, numpy.frombuffer(s)\n"
+    "and struct.unpack_from read it without a copy. len(s), s[i] (int), s[i:j] (bytes), `b'words' in s`.\n\n"
+    "Bytes once seen never change, whatever is done to the file. Where some could not be kept (current is\n"
+    "'lost'), the methods and s[...] raise Error, and touching those bytes through a view is a fatal\n"
+    "signal, as with mmap. A forked child finds what is leased or paged absent, unless it was opened with\n"
+    "fork='carry'.";
 
 PyType_Slot snapshot_slots[] = {
     {Py_tp_doc, const_cast<char*>(snapshot_doc)},
@@ -738,12 +733,10 @@ constexpr char open_doc[] =
     "open(path, *, require=None, backing='auto', offset=0, length=0, memory_budget=0, strict=False,\n"
     "     populate=False, synced=False, padding=0, access='default', fork='absent')\n--\n\n"
     "Open a snapshot of a file, whose bytes never change once they were seen.\n\n"
-    "path: a str, bytes or os.PathLike, an open descriptor, or an object with fileno() (what such an object "
-    "has\n"
-    "    buffered is not in the file yet). A descriptor may be closed at once.\n"
-    "require: the weakest consistency accepted, 'torn', 'verified' or 'point_in_time'. None is 'verified', "
-    "or\n"
-    "    'torn' for a backing that has no other. Where it cannot be had, the open fails.\n"
+    "path: a str, bytes or os.PathLike, an open descriptor, or an object with fileno() (what such an object\n"
+    "    has buffered is not in the file yet). A descriptor may be closed at once.\n"
+    "require: the weakest consistency accepted, 'torn', 'verified' or 'point_in_time'. None is 'verified',\n"
+    "    or 'torn' for a backing that has no other. Where it cannot be had, the open fails.\n"
     "backing: 'auto', or insist on one (see Snapshot.how).\n"
     "offset, length: of the part wanted, in bytes; length 0 is to the end.\n"
     "memory_budget: bytes of private memory that a copy may take; 0 is the process's.\n"
@@ -769,9 +762,8 @@ PyMethodDef module_functions[] = {
 };
 
 constexpr char error_doc[] =
-    "What the library itself refuses. `code` is 'busy_writer', 'unsupported', 'over_budget', 'changing' or "
-    "'lost';\n"
-    "`errno` is its number in stillmap.h.";
+    "What the library itself refuses. `code` is 'busy_writer', 'unsupported', 'over_budget', 'changing' or\n"
+    "'lost'; `errno` is its number in stillmap.h.";
 
 int module_exec(PyObject* module) noexcept {
   module_state* const state = state_of(module);
