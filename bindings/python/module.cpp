@@ -767,9 +767,7 @@ constexpr char error_doc[] =
 
 int module_exec(PyObject* module) noexcept {
   module_state* const state = state_of(module);
-  const object attributes(Py_BuildValue("{s:s}", "code", ""));
-  if (!attributes) return -1;
-  state->error = PyErr_NewExceptionWithDoc("stillmap.Error", error_doc, PyExc_OSError, attributes.get());
+  state->error = PyErr_NewExceptionWithDoc("stillmap.Error", error_doc, PyExc_OSError, nullptr);
   if (state->error == nullptr || PyModule_AddObjectRef(module, "Error", state->error) < 0) return -1;
   state->snapshot =
       reinterpret_cast<PyTypeObject*>(PyType_FromModuleAndSpec(module, &snapshot_spec, nullptr));

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 from types import TracebackType
-from typing import Iterable, Literal, NamedTuple, Protocol, SupportsIndex, final, overload
-
-from typing_extensions import Buffer
+from typing import Iterable, Literal, Protocol, SupportsIndex, final, overload
 
 _Backing = Literal[
     "auto", "sealed", "leased", "cloned", "copied", "paged", "spilled", "cooperative", "trusted"
@@ -17,20 +15,31 @@ _Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
 
+class _HasBuffer(Protocol):
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 version: str
 __version__: str
 
 class Error(OSError):
     code: Literal["busy_writer", "unsupported", "over_budget", "changing", "lost"]
 
-class Identity(NamedTuple):
-    exact: bool
-    device: int
-    inode: int
-    length: int
-    birth_ns: int
-    ctime_ns: int
-    generation: int
+@final
+class Identity(tuple[bool, int, int, int, int, int, int]):
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def device(self) -> int: ...
+    @property
+    def inode(self) -> int: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def birth_ns(self) -> int: ...
+    @property
+    def ctime_ns(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
 
 @final
 class Snapshot:
@@ -71,7 +80,7 @@ class Snapshot:
     def __getitem__(self, key: SupportsIndex, /) -> int: ...
     @overload
     def __getitem__(self, key: slice, /) -> bytes: ...
-    def __contains__(self, what: SupportsIndex | Buffer, /) -> bool: ...
+    def __contains__(self, what: SupportsIndex | bytes | bytearray | memoryview | _HasBuffer, /) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 def open(
