@@ -19,7 +19,7 @@ if made.returncode != 0 or made.stderr:
 def section(page, title):
     """The text from the heading of `title` to the next one."""
     text = (folder / "reference" / page).read_text()
-    found = re.search(rf"&#9670;&#160;</a></span>{re.escape(title)}(.*?)(?=&#9670;|\Z)", text, re.DOTALL)
+    found = re.search(rf"&#9670;&nbsp;</a></span>{re.escape(title)}(.*?)(?=&#9670;|\Z)", text, re.DOTALL)
     if not found:
         sys.exit(f"{page} has no {title}")
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", found[1])).split())
