@@ -54,9 +54,23 @@ bool kernel_has_multigrain_stamps() noexcept {
   return result;
 }
 
+// As it was a moment ago: after a change of user a lease may be tried in vain, or left out, which costs no
+// promise.
+uid_t recent_user() noexcept {
+  constexpr std::int64_t recent_ns = 10'000'000;
+  static std::atomic<std::int64_t> looked_ns{-recent_ns};
+  static std::atomic<uid_t> user{0};
+  const std::int64_t now = kernel::coarse_now_ns();
+  if (now - looked_ns.load(std::memory_order_acquire) >= recent_ns) {
+    user.store(kernel::effective_user(), std::memory_order_relaxed);
+    looked_ns.store(now, std::memory_order_release);
+  }
+  return user.load(std::memory_order_relaxed);
+}
+
 machine look_at_machine(const facts& known, std::uint64_t length) noexcept {
   machine here;
-  here.may_lease = kernel::effective_user() == known.owner || kernel::has_lease_capability();
+  here.may_lease = recent_user() == known.owner || kernel::has_lease_capability();
   here.multigrain_stamps = kernel_has_multigrain_stamps();
   const std::uint64_t budget = settings::instance().memory_budget, charged = memory::charged();
   here.budget_left = charged < budget ? budget - charged : 0;

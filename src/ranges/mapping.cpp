@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "linux/descriptor.hpp"
 #include "ranges/tree.hpp"
@@ -24,6 +25,7 @@
 namespace stillmap::ranges {
 namespace {
 
+constexpr address addresses_end = address{1} << 56;  // no address space is larger: munmap(2) says EINVAL
 constexpr int attempts_max = 8;  // at a file whose size changes while it is mapped
 
 std::byte* pointer(address at) noexcept {
@@ -57,54 +59,65 @@ long loosen(range& one) noexcept {
   if (one.by == nullptr) return 0;
   one.charged_bytes = one.bytes.charged_bytes;
   one.anonymous = one.by == &copied_way;
+  std::uint64_t tail_bytes = one.anonymous ? 0 : one.charged_bytes;
   if (one.by == &leased_way) {
     warden::hold& hold = *one.bytes.hold;
-    if (warden::detach(hold) == STILL_ERROR_OVER_BUDGET) return -ENOMEM;
+    const int detached = warden::detach(hold);
+    if (detached == STILL_ERROR_OVER_BUDGET) return -ENOMEM;
+    one.lost = detached != 0;
+    tail_bytes = hold.tail_bytes;
     one.charged_bytes = leased_way.private_bytes(one.bytes);
     one.anonymous = one.charged_bytes == hold.bytes + hold.tail_bytes;
     memory::charge_always(one.charged_bytes);
     warden::close(hold);
   }
+  if (tail_bytes > 0 && tail_bytes < one.size()) one.seam = one.end.load() - tail_bytes;
   one.by = nullptr;
   return 0;
 }
 
-// Pages of a clone or of a spill that are to be written: the kernel would share them with a forked child.
+// Pages of a clone or of a spill that are to be written: the kernel would share them with a forked child. Also
+// those that may not be read for a while: later there would be nothing to copy from.
 long make_anonymous(range& one) noexcept {
   if (one.anonymous) return 0;
   const std::size_t bytes = one.size();
   std::byte* const begin = pointer(one.begin.load());
+  const std::uint64_t charged = bytes - one.charged_bytes;
+  if (!memory::charge(charged, UINT64_MAX)) return -ENOMEM;
   std::byte* const copy = memory::map_congruent(bytes, begin);
-  if (copy == nullptr) return -ENOMEM;
+  if (copy == nullptr) return memory::discharge(charged), -ENOMEM;
   for (std::size_t done = 0; done < bytes;) {
     const long got = kernel::copy_own(copy + done, begin + done, bytes - done);
-    if (got <= 0) {  // lost, or a disk error
+    if (got <= 0) {  // a disk error
       kernel::unmap(copy, bytes);
+      memory::discharge(charged);
       return -ENOMEM;
     }
     done += static_cast<std::size_t>(got);
   }
   if (kernel::protect(copy, bytes, PROT_READ) != 0 || kernel::failed(kernel::move_over(copy, bytes, begin))) {
     kernel::unmap(copy, bytes);
+    memory::discharge(charged);
     return -ENOMEM;
   }
-  memory::charge_always(bytes - one.charged_bytes);
   one.charged_bytes = bytes;
   one.anonymous = true;
+  one.seam = 0;
   return 0;
 }
 
 // Cuts [begin, end) out of loose ranges, and ends those that lie in it. The list is out of the tree.
-void cut(range* list, address begin, address end_) noexcept {
-  changing tree;
+void cut(changing& tree, range* list, address begin, address end_) noexcept {
   while (list != nullptr) {
     range* const following = list->next;
     range& one = *list;
     const address from = one.begin.load(), to = one.end.load();
+    const bool anonymous = one.anonymous;
     const auto part = [&](range& of, address first, address last) {
       of.begin.store(first);
       of.end.store(last);
-      of.charged_bytes = one.anonymous ? last - first : 0;
+      of.charged_bytes = anonymous ? last - first : 0;
+      if (of.seam <= first || of.seam >= last) of.seam = 0;
       tree.put(&of);
     };
     if (begin <= from && to <= end_) {
@@ -113,12 +126,13 @@ void cut(range* list, address begin, address end_) noexcept {
       tree.give_back(&one);
     } else {
       memory::discharge(one.charged_bytes);
-      const bool anonymous = one.anonymous;
       if (to > end_) {
         // Without memory for one more note the rear is private memory that we know nothing of.
         if (range* const rear = from < begin ? tree.make() : &one) {
           rear->shared = one.shared;
           rear->anonymous = anonymous;
+          rear->lost = one.lost;
+          rear->seam = one.seam;
           if (anonymous) memory::charge_always(to - end_);
           part(*rear, end_, to);
         }
@@ -138,18 +152,18 @@ long clear(address begin, address end_) noexcept {
   if (!are_ours(begin, end_)) return 0;
   claim mine(begin, end_);
   bool leased = false;
-  for (range* each = mine.first(); each != nullptr; each = each->next) {
+  for (range* each = mine.first(); each != nullptr; each = each->next_claimed) {
     const bool whole = begin <= each->begin.load() && each->end.load() <= end_;
     if (!whole) {
       if (const long error = loosen(*each); error != 0) return error;
     }
     leased = leased || each->by == &leased_way;
   }
-  range* const list = mine.take();
   // Closing a lease may wait: not while the tree is ours alone.
-  for (range* each = leased ? list : nullptr; each != nullptr; each = each->next)
+  for (range* each = leased ? mine.first() : nullptr; each != nullptr; each = each->next_claimed)
     if (each->by == &leased_way) end(*each);
-  cut(list, begin, end_);
+  changing tree;
+  cut(tree, mine.take(tree), begin, end_);
   return 0;
 }
 
@@ -172,11 +186,12 @@ long unmap_simple(address begin, address end_) noexcept {
 }
 
 // Pages on which any access is a SIGBUS, as it is behind the end of a mapped file: those of an empty file.
-long map_absent(std::byte* where, std::size_t bytes) noexcept {
+long map_absent(std::byte* where, std::size_t bytes, int protection) noexcept {
   if (bytes == 0) return 0;
   const descriptor empty(static_cast<int>(kernel::memory_file()));
   if (!empty) return -ENFILE;
-  const long result = kernel::map(where, bytes, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty.get(), 0);
+  const long result = kernel::map(where, bytes, protection & (PROT_READ | PROT_WRITE),
+                                  MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty.get(), 0);
   return kernel::failed(result) ? result : 0;
 }
 
@@ -258,13 +273,42 @@ long map_from_arena(int fd, std::uint64_t offset, std::size_t length, const term
   return at;
 }
 
-// What is laid out for one snapshot; unmapped again unless it is kept.
+// What is laid out for one snapshot; undone unless it is kept.
 struct layout {
   std::byte* base = nullptr;
   std::size_t bytes = 0;
+  // Something was there before: the addresses were the caller's, and another thread's mapping must not land in
+  // them when all fails.
+  bool was_taken = false;
+
+  // At first where `flags` say, later in the same place. 0 or -errno.
+  long lay(void* where, int flags) noexcept {
+    constexpr int protection = PROT_READ | PROT_WRITE, memory = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const auto at = [&](void* place, int placing) {
+      return kernel::map(place, bytes, protection, memory | placing, -1, 0);
+    };
+    long laid;
+    if (base != nullptr) {
+      laid = at(base, MAP_FIXED);
+    } else if ((flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0) {
+      laid = at(where, flags | MAP_FIXED_NOREPLACE);
+      if (laid == -EEXIST) {
+        was_taken = true;
+        laid = at(where, flags);
+      }
+    } else {
+      laid = at(where, flags);
+    }
+    if (kernel::failed(laid)) return laid;
+    base = reinterpret_cast<std::byte*>(laid);
+    return 0;
+  }
 
   ~layout() {
-    if (base != nullptr) kernel::unmap(base, bytes);
+    if (base == nullptr) return;
+    if (!was_taken || kernel::failed(kernel::map(base, bytes, PROT_NONE,
+                                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)))
+      kernel::unmap(base, bytes);
   }
 };
 
@@ -276,17 +320,20 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
   const std::size_t total = memory::page_ceiling(length);
   const auto first = static_cast<std::uint64_t>(offset);
   const bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
-  if (length == 0 || offset < 0 || !is_aligned(first) || (flags & (MAP_ANONYMOUS | MAP_HUGETLB)) != 0 ||
-      (fixed && !is_aligned(value(where))))
-    return -EINVAL;
-  if (total < length) return -ENOMEM;
-  if (first + length < first || first + length > INT64_MAX) return -EOVERFLOW;
+  // In the kernel's order.
+  if (!is_aligned(first) || (flags & (MAP_ANONYMOUS | MAP_HUGETLB)) != 0) return -EINVAL;
   const long status = kernel::status_flags(fd);
   if (status < 0 || (status & O_PATH) != 0) return -EBADF;
+  if (length == 0) return -EINVAL;
+  if (total < length || total > addresses_end) return -ENOMEM;
+  if (fixed && !is_aligned(value(where))) return -EINVAL;
+  if (offset < 0 || first + length < first || first + length > INT64_MAX) return -EOVERFLOW;
   if ((status & O_ACCMODE) == O_WRONLY) return -EACCES;
 
   const bool replaces = (flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0;
   long error = 0;
+  layout place;
+  place.bytes = total;
   for (int attempt = 0; attempt < attempts_max; ++attempt) {
     struct statx found;
     if (attempt == 0 && asked.known != nullptr) {
@@ -306,12 +353,9 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
       if (const long at = map_from_arena(fd, first, available, asked, into); at != 1) return at;
     }
 
-    if (replaces && (error = clear(value(where), value(where) + total)) != 0) return error;
-    const long laid = kernel::map(where, total, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (flags & placement), -1, 0);
-    if (kernel::failed(laid)) return laid;
-    layout place{reinterpret_cast<std::byte*>(laid), total};
-    if ((error = map_absent(place.base + covered, total - covered)) != 0) return error;
+    if (replaces && place.base == nullptr && (error = clear(value(where), value(where) + total)) != 0) return error;
+    if ((error = place.lay(where, flags & placement)) != 0) return error;
+    if ((error = map_absent(place.base + covered, total - covered, protection)) != 0) return error;
 
     still_snapshot one;
     if (available > 0) {
@@ -335,7 +379,9 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
     }
     const bool copied = one.by == nullptr || one.by == &copied_way;
     if (copied && protection != (PROT_READ | PROT_WRITE)) error = kernel::protect(place.base, covered, protection);
-    if (error == 0 && (flags & MAP_LOCKED) != 0 && kernel::lock(place.base, total) != 0) error = -EAGAIN;
+    // Locking faults all pages in, and fails where that cannot be.
+    const std::size_t locked = (flags & MAP_LOCKED) != 0 && (protection & PROT_READ) != 0 ? covered : 0;
+    if (error == 0 && locked > 0 && kernel::lock(place.base, locked) != 0) error = -EAGAIN;
     range* noted = nullptr;
     if (error == 0 && one.by != nullptr) {
       changing tree(asked.quiet);
@@ -355,22 +401,29 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
       return error != 0 ? error : -ENOMEM;
     }
     if (error != 0) return error;
-    place.base = nullptr;
-    return laid;
+    return reinterpret_cast<long>(std::exchange(place.base, nullptr));
   }
   return -EAGAIN;
 }
 
 long map_plain(void* where, std::size_t length, int protection, int flags, int fd, off_t offset) noexcept {
   if ((flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0 && length != 0 && is_aligned(value(where))) {
-    if (const long error = clear(value(where), value(where) + memory::page_ceiling(length)); error != 0) return error;
+    const address begin = value(where), end_ = begin + memory::page_ceiling(length);
+    if (are_ours(begin, end_)) {
+      // What will be refused must not take anything away: the kernel is asked at another place first.
+      const long trial = kernel::map(nullptr, length, protection, flags & ~(MAP_FIXED | MAP_LOCKED | MAP_POPULATE),
+                                     fd, static_cast<std::uint64_t>(offset));
+      if (kernel::failed(trial)) return trial;
+      kernel::unmap(reinterpret_cast<void*>(trial), length);
+      if (const long error = clear(begin, end_); error != 0) return error;
+    }
   }
   return kernel::map(where, length, protection, flags, fd, static_cast<std::uint64_t>(offset));
 }
 
 long unmap(void* where, std::size_t length) noexcept {
   const address begin = value(where), end_ = begin + memory::page_ceiling(length);
-  if (is_aligned(begin) && end_ > begin && are_ours(begin, end_)) {
+  if (is_aligned(begin) && end_ > begin && end_ <= addresses_end && are_ours(begin, end_)) {
     if (unmap_simple(begin, end_) == 0) return 0;
     if (const long error = clear(begin, end_); error != 0) return error;
   }
@@ -379,19 +432,44 @@ long unmap(void* where, std::size_t length) noexcept {
 
 long protect(void* where, std::size_t length, int protection) noexcept {
   const address begin = value(where), end_ = begin + memory::page_ceiling(length);
-  // What is ours may be read already.
-  if (protection == PROT_READ || !is_aligned(begin) || end_ <= begin || !are_ours(begin, end_))
-    return kernel::protect(where, length, protection);
+  if (!is_aligned(begin) || end_ <= begin || !are_ours(begin, end_)) return kernel::protect(where, length, protection);
   const claim mine(begin, end_);
-  const bool writes = (protection & PROT_WRITE) != 0;
-  for (range* each = mine.first(); each != nullptr; each = each->next)
+  const bool writes = (protection & PROT_WRITE) != 0, reads = (protection & PROT_READ) != 0;
+  // The file's own pages may be read already, and nothing more: what the keeper took away meanwhile must not
+  // come back as zeros, or as what a writer made of it.
+  const auto is_left = [&](const range& one) {
+    return protection == PROT_READ && one.by != nullptr && one.by != &copied_way;
+  };
+  for (range* each = mine.first(); each != nullptr; each = each->next_claimed)
     if (writes && each->shared) return -EACCES;
-  for (range* each = mine.first(); each != nullptr; each = each->next) {
-    long error = loosen(*each);
-    if (error == 0 && writes) error = make_anonymous(*each);
-    if (error != 0) return error;
+  bool any_left = false;
+  for (range* each = mine.first(); each != nullptr; each = each->next_claimed) {
+    if (is_left(*each)) {
+      any_left = true;
+      continue;
+    }
+    if (protection != PROT_READ) {
+      if (const long error = loosen(*each); error != 0) return error;
+    }
+    if (each->lost) {
+      if (protection != PROT_NONE) return -EACCES;
+    } else if (writes || !reads) {
+      if (const long error = make_anonymous(*each); error != 0) return error;
+    }
   }
-  return kernel::protect(where, length, protection);
+  if (!any_left) return kernel::protect(where, length, protection);
+  long result = 0;
+  address at = begin;
+  const auto others = [&](address until) {
+    if (at < until && result == 0) result = kernel::protect(pointer(at), until - at, protection);
+  };
+  for (const range* each = mine.first(); each != nullptr; each = each->next_claimed) {
+    if (!is_left(*each)) continue;
+    others(std::min(each->begin.load(), end_));
+    at = std::max(at, each->end.load());
+  }
+  others(end_);
+  return result;
 }
 
 namespace {
@@ -440,42 +518,69 @@ long advise(void* where, std::size_t length, int advice) noexcept {
   return result;
 }
 
+namespace {
+
+// Two mappings that are one to their user: before Linux 6.17 the kernel moves no more than one at a time.
+long move_both(address begin, address seam, std::size_t old_bytes, std::size_t new_bytes, address to) noexcept {
+  const std::size_t front = seam - begin;
+  const long moved = kernel::move_over(pointer(begin), front, pointer(to));
+  if (kernel::failed(moved)) return moved;
+  const long rest = kernel::remap(pointer(seam), old_bytes - front, new_bytes - front,
+                                  MREMAP_MAYMOVE | MREMAP_FIXED, pointer(to + front));
+  if (!kernel::failed(rest)) return moved;
+  kernel::move_over(pointer(to), front, pointer(begin));
+  return rest;
+}
+
+}  // namespace
+
 long remap(void* where, std::size_t old_length, std::size_t new_length, int flags, void* to) noexcept {
   const address begin = value(where);
   const std::size_t old_bytes = memory::page_ceiling(old_length), new_bytes = memory::page_ceiling(new_length);
   const bool moves = (flags & MREMAP_FIXED) != 0;
-  const auto target_is_free = [&] {
-    return !moves || !is_aligned(value(to)) ? 0L : clear(value(to), value(to) + new_bytes);
-  };
+  // What will be refused must not take anything away.
+  const bool is_sound = is_aligned(begin) && new_length != 0 && new_bytes >= new_length &&
+                        (!moves || ((flags & MREMAP_MAYMOVE) != 0 && is_aligned(value(to)) &&
+                                    (value(to) >= begin + old_bytes || begin >= value(to) + new_bytes)));
+  const auto target_is_free = [&] { return moves ? clear(value(to), value(to) + new_bytes) : 0L; };
   if (!is_aligned(begin) || !are_ours(begin, begin + std::max<std::size_t>(old_bytes, 1))) {
-    if (const long error = target_is_free(); error != 0) return error;
+    constexpr int known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    if (is_sound && (flags & ~known) == 0) {
+      if (const long error = target_is_free(); error != 0) return error;
+    }
     return kernel::remap(where, old_length, new_length, flags, to);
   }
-  if (old_length == 0 || new_length == 0 || (flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)) != 0) return -EINVAL;
+  if (old_length == 0 || !is_sound || (flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)) != 0) return -EINVAL;
   if (new_bytes > old_bytes) return -ENOMEM;  // what follows in the file is no part of the snapshot
   if (!moves) {
     const long error = new_bytes < old_bytes ? unmap(pointer(begin + new_bytes), old_bytes - new_bytes) : 0;
     return error != 0 ? error : static_cast<long>(begin);
   }
-  if ((flags & MREMAP_MAYMOVE) == 0 || !is_aligned(value(to)) ||
-      (value(to) < begin + old_bytes && begin < value(to) + new_bytes))
-    return -EINVAL;
   if (const long error = target_is_free(); error != 0) return error;
   claim mine(begin, begin + old_bytes);
   range* const one = mine.first();
   // As for the kernel: one mapping, and no more.
   if (one == nullptr || one->begin.load() > begin || one->end.load() < begin + old_bytes) return -EFAULT;
   if (const long error = loosen(*one); error != 0) return error;
-  const bool shared = one->shared, anonymous = one->anonymous;
-  const long moved = kernel::remap(where, old_bytes, new_bytes, flags, to);
-  if (kernel::failed(moved)) return moved;
-  cut(mine.take(), begin, begin + old_bytes);
+  const bool shared = one->shared, anonymous = one->anonymous, lost = one->lost;
+  const address seam = one->seam > begin && one->seam < begin + new_bytes ? one->seam : 0;
+  // Out of the tree before the addresses are free for others.
   changing tree;
+  range* const list = mine.take(tree);
+  const long moved = seam == 0 ? kernel::remap(where, old_bytes, new_bytes, flags, to)
+                               : move_both(begin, seam, old_bytes, new_bytes, value(to));
+  if (kernel::failed(moved)) {
+    tree.put_all(list);
+    return moved;
+  }
+  cut(tree, list, begin, begin + old_bytes);
   if (range* const noted = tree.make()) {  // else private memory that we know nothing of
     noted->begin.store(value(to));
     noted->end.store(value(to) + new_bytes);
     noted->shared = shared;
     noted->anonymous = anonymous;
+    noted->lost = lost;
+    noted->seam = seam == 0 ? 0 : value(to) + (seam - begin);
     noted->charged_bytes = anonymous ? new_bytes : 0;
     memory::charge_always(noted->charged_bytes);
     tree.put(noted);

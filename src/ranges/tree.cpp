@@ -20,7 +20,7 @@ struct tree {
   std::mutex mutex;
   std::atomic<std::uint32_t> sequence{0};  // odd while it changes
   std::atomic<range*> root{nullptr};
-  std::atomic<std::uint32_t> count{0};
+  std::uint32_t claims = 0;
   range* free = nullptr;
   std::uint32_t random = 2463534242;  // xorshift
 };
@@ -98,7 +98,6 @@ bool walk(address begin, address end) noexcept {
 }  // namespace
 
 bool are_ours(address begin, address end) noexcept {
-  if (all.count.load(relaxed) == 0) return false;
   for (;;) {
     const std::uint32_t before = all.sequence.load(std::memory_order_acquire);
     const bool found = walk(begin, end);
@@ -146,7 +145,8 @@ range* changing::make() noexcept {
   one->bytes = {};
   one->charged_bytes = 0;
   one->slot = {};
-  one->shared = one->anonymous = one->busy = false;
+  one->shared = one->anonymous = one->lost = one->busy = false;
+  one->seam = 0;
   all.random ^= all.random << 13;
   all.random ^= all.random >> 17;
   all.random ^= all.random << 5;
@@ -164,7 +164,6 @@ void changing::put(range* one) noexcept {
   split(all.root.load(relaxed), begin_of(one), before, after);
   one->next = nullptr;
   all.root.store(merge(merge(before, one), after), relaxed);
-  all.count.store(all.count.load(relaxed) + 1, relaxed);
 }
 
 range* changing::take(address begin, address end) noexcept {
@@ -172,15 +171,12 @@ range* changing::take(address begin, address end) noexcept {
   split(all.root.load(relaxed), begin, before, after);
   range* first = nullptr;
   range** link = &first;
-  std::uint32_t taken = 0;
   while (range* const one = take_first(after, end)) {
     *link = one;
     link = &one->next;
-    ++taken;
   }
   *link = nullptr;
   all.root.store(merge(before, after), relaxed);
-  all.count.store(all.count.load(relaxed) - taken, relaxed);
   return first;
 }
 
@@ -202,7 +198,6 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
       range* const list = tree.take(begin, end);
       others = false;
       for (const range* each = list; each != nullptr; each = each->next) others = others || each->busy;
-      // `next` is the claimant's while they are in the tree.
       range* following = nullptr;
       range** link = &first_;
       for (range* each = list; each != nullptr; each = following) {
@@ -211,24 +206,25 @@ claim::claim(address begin, address end) noexcept : begin_(begin), end_(end) {
         if (others) continue;
         each->busy = true;
         *link = each;
-        link = &each->next;
+        link = &each->next_claimed;
       }
       *link = nullptr;
+      if (!others) ++all.claims;
     }
     if (others) kernel::sleep(waiting_ns);
   }
 }
 
 claim::~claim() {
-  if (first_ != nullptr) {
+  {
     const changing tree(true);
-    for (range* each = first_; each != nullptr; each = each->next) each->busy = false;
+    for (range* each = first_; each != nullptr; each = each->next_claimed) each->busy = false;
+    --all.claims;
   }
   pthread_sigmask(SIG_SETMASK, &before_, nullptr);
 }
 
-range* claim::take() noexcept {
-  changing tree(true);
+range* claim::take(changing& tree) noexcept {
   first_ = nullptr;
   range* const list = tree.take(begin_, end_);
   for (range* each = list; each != nullptr; each = each->next) each->busy = false;
@@ -247,11 +243,11 @@ void let_inherit(const range* one) noexcept {
 }  // namespace
 
 void lock_for_fork() noexcept {
-  all.mutex.lock();
-  while (arena::is_being_filled()) {
+  for (;;) {
+    all.mutex.lock();
+    if (all.claims == 0 && !arena::is_being_filled()) break;
     all.mutex.unlock();
     kernel::sleep(waiting_ns);
-    all.mutex.lock();
   }
   let_inherit(all.root.load(relaxed));
   arena::retire();

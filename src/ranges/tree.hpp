@@ -28,6 +28,7 @@ struct range {
   std::atomic<range*> left{nullptr}, right{nullptr};
   std::uint32_t priority = 0;
   range* next = nullptr;  // in a list of those taken out, or of free ones
+  range* next_claimed = nullptr;  // the claimant's, while they are in the tree
 
   // What keeps its bytes: a snapshot whose range begins here; nullptr: private memory like any other, of which
   // `charged_bytes` count for the budget.
@@ -38,6 +39,8 @@ struct range {
   arena::slot slot;        // where its pages are, if they are the arena's
   bool shared = false;     // asked for as MAP_SHARED: can never be made writable
   bool anonymous = false;  // memory that is no file's
+  bool lost = false;       // its bytes could not be kept: nothing may be seen in their place
+  address seam = 0;        // within it: where two mappings of the kernel's meet, the file's pages and the last one
   bool busy = false;       // claimed: guarded by `changing`
 
   std::size_t size() const noexcept { return end.load(std::memory_order_relaxed) - begin.load(std::memory_order_relaxed); }
@@ -78,8 +81,9 @@ class claim {
   ~claim();
 
   range* first() const noexcept { return first_; }
-  // Takes them out of the tree; they are the caller's.
-  range* take() noexcept;
+  // Takes them out of the tree; they are the caller's. Whatever is to be in it again must be back before
+  // others may look: they would pass on to the kernel what is still ours.
+  range* take(changing& tree) noexcept;
 
  private:
   sigset_t before_;
@@ -87,6 +91,7 @@ class claim {
   range* first_ = nullptr;
 };
 
+// Waits until nobody has a claim: a child would wait for its owner for ever.
 void lock_for_fork() noexcept;
 void unlock_after_fork() noexcept;
 

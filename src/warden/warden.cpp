@@ -174,7 +174,8 @@ hold* joining::share(const hold::terms& asked) noexcept {
   table& all = table::instance();
   const std::lock_guard lock(all.mutex);
   for (hold* each = lease_->first.load(); each != nullptr; each = each->next.load()) {
-    if (each->word.state() == hold_state::live && each->owners > 0 && each->asked == asked) {
+    // One at a given place goes when its place does.
+    if (each->word.state() == hold_state::live && each->owners > 0 && !each->placed && each->asked == asked) {
       ++each->owners;
       return each;
     }

@@ -6,8 +6,10 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <stillmap/snapshot.hpp>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -31,6 +33,14 @@ std::byte* filled(std::size_t bytes, char with) {
 class Reserve : public testing::Test {
  protected:
   void SetUp() override {
+    // While there is a lease the keeper does not shut the reserve on its way to sleep.
+    if (const char* const folder = std::getenv("STILLMAP_TEST_EXT4")) {
+      const std::string path = std::string(folder) + "/reserve";
+      std::ofstream(path, std::ios::binary) << "leased";
+      std::error_code ec;
+      awake_ = snapshot::open(path, {.backing = backing::leased}, ec);
+      ASSERT_FALSE(ec) << still_message();
+    }
     reserve::shut();
     reserve::open();
     ASSERT_EQ(reserve::kept_bytes(), 0u);
@@ -40,6 +50,8 @@ class Reserve : public testing::Test {
     reserve::shut();
     EXPECT_EQ(reserve::kept_bytes(), 0u);
   }
+
+  snapshot awake_;
 };
 
 std::byte* congruent_with(std::uintptr_t address) { return reinterpret_cast<std::byte*>(address); }
