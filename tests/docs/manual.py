@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   manual.py SOURCE STILL
+#   manual.py SOURCE STILL CC
 #
 # The options of every page are those of `still COMMAND --help`; section 3 has every function and error of the header,
-# and its SYNOPSIS declares them as the header does; every page that a page names is there; and groff has no warning.
+# its SYNOPSIS declares them as the header does, and its examples compile; every page that a page names is there; and groff
+# has no warning.
 # 77, when all else is well, where there is no scdoc or no groff.
 import pathlib
 import re
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-source, still = pathlib.Path(sys.argv[1]), sys.argv[2]
+source, still, compiler = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 pages = {path.name.removesuffix(".scd"): path.read_text() for path in sorted((source / "docs/man").glob("*.scd"))}
 complaints = []
 
@@ -66,6 +67,17 @@ for name in sorted(functions.keys() | declared.keys()):
 for name in re.findall(r"\b(STILL_ERROR_[A-Z_]+)\b", header):
     if name not in pages["stillmap.3"]:
         complaints.append(f"stillmap(3) does not have {name}")
+
+examples = [re.findall(r"^```\n(.*?)^```", pages[page].split("# EXAMPLES")[1], re.DOTALL | re.MULTILINE)[0]
+            for page in ("stillmap.3", "still_mmap.3")]
+examples[1] = ("#include <stdio.h>\n#include <sys/mman.h>\n#include <unistd.h>\n#include <stillmap/stillmap.h>\n"
+               "void parse(const void *, size_t);\nint example(int, size_t);\n"
+               "int example(int fd, size_t length)\n{\n" + examples[1] + "return 0;\n}\n")
+for example in examples:
+    words = [compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(source / "include"), "-xc", "-"]
+    compiled = subprocess.run(words, input=example.replace(r"\\n", r"\n"), capture_output=True, text=True)
+    if compiled.returncode != 0:
+        complaints.append(f"an example of section 3 does not compile: {compiled.stderr}")
 
 own = {re.sub(r"\.(\d)$", r"(\1)", page) for page in pages} | {f"{name}(3)" for name in functions}
 for page, text in pages.items():
