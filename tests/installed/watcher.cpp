@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A user of both families: a snapshot of a file, mapped as mmap(2) would, beside a live view of the same file. A
-// store through the view shows in the view and not in the snapshot. Prints what the snapshot holds.
+// A user of both families: a snapshot of a file, mapped as mmap(2) would, beside a live view of the same
+// file. A store through the view shows in the view and not in the snapshot. Prints what the snapshot holds.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <stillmap/stillmap.h>
 #include <cstdio>
 #include <cstring>
 #include <stillmap/live.hpp>
-#include <stillmap/stillmap.h>
 #include <string_view>
 
 namespace live = stillmap::live;
