@@ -9,7 +9,8 @@ import sys
 
 source = pathlib.Path(sys.argv[1])
 documents = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
-documents += [f"docs/{name}.md" for name in ("questions", "kernel", "design", "guarantees", "denial-of-service", "grep")]
+# comparison.md names files of other projects.
+documents += sorted(f"docs/{path.name}" for path in (source / "docs").glob("*.md") if path.name != "comparison.md")
 
 tests = set()
 for path in (source / "tests").rglob("*.cpp"):
