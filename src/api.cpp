@@ -3,7 +3,6 @@
 // The C interface: checks what the caller gave, and passes on. What each function promises stands in
 // stillmap.h.
 #include <errno.h>
-#include <simdjson.h>
 #include <stillmap/stillmap.h>
 
 #include <algorithm>
@@ -144,19 +143,6 @@ int still_detach(still_snapshot* snapshot) {
                     : refuse(error, snapshot != nullptr && snapshot->path != nullptr ? snapshot->path : "still_detach",
                              error == STILL_ERROR_LOST ? "a writer was let in before all was private"
                                                        : "more private memory than the budget, or the machine, has");
-}
-
-int still_validate_utf8(const still_snapshot* snapshot) {
-  auto& known = const_cast<still_snapshot*>(snapshot)->utf8;
-  if (known.load(std::memory_order_relaxed) == 0) {  // two threads may both look: they find the same
-    const bool valid =
-        simdjson::validate_utf8(static_cast<const char*>(still_data(snapshot)), still_size(snapshot));
-    known.store(valid ? 1 : 2, std::memory_order_relaxed);
-  }
-  return known.load(std::memory_order_relaxed) == 1
-             ? 0
-             : refuse(EILSEQ, snapshot->path != nullptr ? snapshot->path : "snapshot",
-                      "the bytes are not valid UTF-8");
 }
 
 const char* still_message(void) {

@@ -84,7 +84,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   // What a copy could promise, and whether that is enough.
   const char* const lease_obstacle = no_lease(file, here);
   result.stamps_are_fine = here.multigrain_stamps;
-  const bool unproved = wanted.unproved && wanted.require == STILL_TORN;
+  const bool unproved = wanted.unproved && wanted.require == STILL_TORN && result.length <= limits.copy_max;
   result.copy_may_lease = lease_obstacle == nullptr && !unproved;
   still_consistency copy_level = STILL_TORN;
   if (why_sealed(file) != nullptr) {

@@ -86,21 +86,6 @@ bool stamps_prove(const facts& known) noexcept {
           known.system == file_system::btrfs);
 }
 
-// A descriptor of our own for the caller's file: a duplicate would share its offset, signal and lease. 0 or
-// -errno.
-long open_anew(int caller_fd, const facts& known, descriptor& into) noexcept {
-  char link[32];
-  std::snprintf(link, sizeof link, "/proc/self/fd/%d", caller_fd);
-  const long fd = kernel::open_read_only(link, O_NONBLOCK);
-  if (fd < 0) return fd;
-  descriptor own(static_cast<int>(fd));
-  stamps now;
-  if (const long error = read_stamps(own.get(), nullptr, now); error != 0) return error;
-  if (now.device != known.at_open.device || now.inode != known.at_open.inode) return -ESTALE;
-  into = std::move(own);
-  return 0;
-}
-
 // The path from the root, as it stands now. 0 or an error number.
 int absolute(const char* path, char*& into) noexcept {
   char folder[4096] = "";
@@ -202,6 +187,19 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
 }
 
 }  // namespace
+
+long open_anew(int caller_fd, const facts& known, descriptor& into) noexcept {
+  char link[32];
+  std::snprintf(link, sizeof link, "/proc/self/fd/%d", caller_fd);
+  const long fd = kernel::open_read_only(link, O_NONBLOCK);
+  if (fd < 0) return fd;
+  descriptor own(static_cast<int>(fd));
+  stamps now;
+  if (const long error = read_stamps(own.get(), nullptr, now); error != 0) return error;
+  if (now.device != known.at_open.device || now.inode != known.at_open.inode) return -ESTALE;
+  into = std::move(own);
+  return 0;
+}
 
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept {
   if (wanted.offset > file_bytes) return ERANGE;

@@ -82,6 +82,9 @@ extern const way sealed_way, leased_way, cloned_way, copied_way, spilled_way, pa
 // A page fault that is under way for longer than this is not reckoned with.
 constexpr std::int64_t fault_max_ns = 10'000'000'000;
 
+// A descriptor of our own for another's file: a duplicate would share its offset, signal and lease. 0 or -errno.
+long open_anew(int fd, const facts& known, descriptor& into) noexcept;
+
 // Where the range ends, given the size that the file has now. 0, ERANGE or EOVERFLOW.
 int range_of(const request& wanted, std::uint64_t file_bytes, std::uint64_t& length) noexcept;
 

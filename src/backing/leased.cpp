@@ -115,8 +115,14 @@ taking take(opening& from, held& into) noexcept {
     return mapped;
   one->data = into.data;
   const stamps taken = lease.under_lease();
-  if (!lease.go_live()) return {STILL_ERROR_BUSY_WRITER, "a writer came while the lease was being set up"};
-  from.file.release();  // the lease's now
+  descriptor spare;  // for the next way, should this one fail after all
+  if (!lease.stands()) open_anew(from.fd(), from.known, spare);
+  const bool live = lease.go_live();
+  from.file.release();  // the lease's
+  if (!live) {
+    from.file = std::move(spare);
+    return {STILL_ERROR_BUSY_WRITER, "a writer came while the lease was being set up"};
+  }
   settle(into, one, taken);
   return {};
 }

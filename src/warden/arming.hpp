@@ -29,13 +29,18 @@ class arming {
   long sync() noexcept;
   // The range must be mapped (by `map`) and the fields of *slot() filled in.
   hold* slot() const noexcept { return hold_; }
-  // False: a writer came meanwhile.
+  // Whether the lease is whole still. Where a writer came meanwhile the kernel holds him back, as from a lease
+  // that is live: there is time to make the bytes private.
+  bool stands() noexcept;
+  // The descriptor is the lease's from now on. False: a writer had come, and not all could be made private;
+  // nothing is left.
   bool go_live() noexcept;
 
  private:
   std::shared_lock<std::shared_mutex> inside_;
   lease* lease_ = nullptr;
   hold* hold_ = nullptr;
+  bool stands_ = false;
   stamps stamps_;
 };
 

@@ -111,6 +111,7 @@ long arming::take(int fd, const facts& known) noexcept {
   if (const long error = kernel::seek(fd, lease_->mark); error < 0) return error;
   if (const long error = kernel::signal_set(fd, signal_number()); error != 0) return error;
   if (const long error = kernel::owner_set(fd, keeper()); error != 0) return error;
+  lease_->seen_ns.store(kernel::now_ns());
   if (const long error = kernel::lease_set(fd, F_RDLCK); error != 0) return error;
   if (const long error = read_stamps(fd, nullptr, stamps_); error != 0) return error;
   lease_->taken = stamps_;
@@ -124,11 +125,16 @@ long arming::sync() noexcept {
   return error;
 }
 
-bool arming::go_live() noexcept {
+bool arming::stands() noexcept {
   const std::int64_t now = kernel::now_ns();
-  if (kernel::lease_get(lease_->fd) != F_RDLCK) return false;
+  stands_ = kernel::lease_get(lease_->fd) == F_RDLCK;
+  if (stands_) lease_->seen_ns.store(now);
+  return stands_;
+}
+
+bool arming::go_live() noexcept {
   table& all = table::instance();
-  lease_->seen_ns.store(now);
+  hold* const one = hold_;
   hold_->word.set(hold_state::live);
   {
     const std::lock_guard lock(all.mutex);
@@ -139,7 +145,10 @@ bool arming::go_live() noexcept {
   note_live(*lease_);
   lease_ = nullptr;
   inside_.unlock();
-  return true;
+  if (stands_) return true;
+  if (detach(*one) == 0) return true;
+  close(*one);
+  return false;
 }
 
 arming::~arming() {

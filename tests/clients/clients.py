@@ -298,7 +298,7 @@ class Readelf(Client):
     def make(self, folder):
         versions = []
         for version in ("first", "other"):
-            made = relocatable(folder, f"_start-{version}", noise(version, 12))
+            made = relocatable(folder, f"_start-{version}", noise(version, 6))
             with open(made, "rb") as file:
                 versions.append(file.read())
             os.unlink(made)
@@ -350,8 +350,8 @@ CLIENTS = [
     OnText("ag, truncated", ["ag", "--nocolor", "needle"], "truncate", 16),
     OnText("ugrep --mmap, truncated", ["ugrep", "--mmap", "-n", "needle"], "truncate", 32),
     OnText("ugrep --mmap, overwritten", ["ugrep", "--mmap", "-n", "needle"], "overwrite", 32),
-    OnText("b3sum, truncated", ["b3sum"], "truncate", 192),
-    OnText("b3sum, overwritten", ["b3sum"], "overwrite", 192),
+    OnText("b3sum, truncated", ["b3sum"], "truncate", 128),
+    OnText("b3sum, overwritten", ["b3sum"], "overwrite", 128),
     Linker("ld.lld, objects truncated", "ld.lld", "truncate"),
     Linker("ld.lld, objects overwritten", "ld.lld", "overwrite"),
     Readelf("eu-readelf, truncated", "eu-readelf", "truncate", copied=True),

@@ -119,6 +119,49 @@ TEST_F(Warden, KeepsEveryByteWhenAWriterComes) {
   EXPECT_EQ(still_private_bytes(snapshot_), bytes);
 }
 
+// Between F_SETLEASE and the end of the open: the kernel holds the writer back as well.
+TEST_F(Warden, KeepsEveryByteWhenAWriterComesWhileTheLeaseIsSetUp) {
+  static std::atomic<bool> came;
+  static std::string path;
+  came = false;
+  path = path_;
+  answer([](long number, const long(&a)[6], long& result) {
+    if (number != SYS_fcntl || a[1] != F_GETLEASE || came.exchange(true)) return false;
+    const int fd = ::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    EXPECT_EQ(fd, -1);
+    EXPECT_EQ(errno, EAGAIN);
+    result = real(number, a);
+    return true;
+  });
+  open_leased();
+  EXPECT_TRUE(came);
+  EXPECT_EQ(still_how(snapshot_), STILL_LEASED);
+  EXPECT_EQ(still_current(snapshot_), STILL_PRIVATE);
+  EXPECT_EQ(live_leases(0), 0u);
+  write_over();
+  EXPECT_EQ(faults(), 0u);
+}
+
+TEST_F(Warden, IsCopiedWhereTheLeaseThatIsSetUpIsOvertaken) {
+  static std::atomic<bool> came;
+  static std::string path;
+  came = false;
+  path = path_;
+  answer([](long number, const long(&a)[6], long& result) {
+    if (number == SYS_fcntl && a[1] == F_GETLEASE && !came.exchange(true)) {
+      ::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    } else if (is_release(number, a)) {
+      real(number, a);
+      result = -EAGAIN;  // as if the kernel had let the writer in already
+      return true;
+    }
+    return false;
+  });
+  open_leased([](still_options& options) { options.backing = STILL_AUTO; options.require = STILL_TORN; });
+  EXPECT_NE(still_how(snapshot_), STILL_LEASED);
+  EXPECT_EQ(faults(), 0u);
+}
+
 TEST_F(Warden, PoisonsWhatMayHaveChangedAfterAForcedBreak) {
   open_leased();
   answer([](long number, const long(&a)[6], long& result) {
