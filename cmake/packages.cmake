@@ -47,8 +47,6 @@ file and section 3 of the manual.")
 
 set(CPACK_DEBIAN_COMMAND_PACKAGE_NAME stillmap)
 set(CPACK_DEBIAN_COMMAND_PACKAGE_SECTION utils)
-set(CPACK_DEBIAN_COMMAND_PACKAGE_DEPENDS
-  "${library_package} (= ${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE})")
 set(CPACK_COMPONENT_COMMAND_DESCRIPTION
   "The still command: a grep, a cp, and a way to run unmodified programs, whose
 bytes do not change under them.")
