@@ -104,6 +104,34 @@ class PrivateFile : public testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(On, PrivateFile, testing::Values("EXT4", "TMPFS", "XFS", "BTRFS"),
                          [](const auto& one) { return std::string(one.param); });
 
+// The caller's own file without a name, by a descriptor that may write it. The caller is a writer like any
+// other: what it writes later does not show.
+TEST_P(PrivateFile, TakesTheCallersOwnFileWithoutAName) {
+  const std::string folder = path_.substr(0, path_.rfind('/'));
+  const bool in_memory = std::string(GetParam()) == "TMPFS";
+  for (const std::size_t bytes : {std::size_t{5000}, content_.size()}) {
+    const int fd = ::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    ASSERT_GE(fd, 0);
+    ASSERT_EQ(::pwrite(fd, content_.data(), bytes, 0), static_cast<ssize_t>(bytes));
+    still_options options{};
+    options.size = sizeof options;
+    still_snapshot* one = nullptr;
+    if (in_memory) {  // nothing proves what a store through a mapping does there
+      EXPECT_NE(still_open_fd(fd, &options, &one), 0);
+      options.require = STILL_TORN;
+    }
+    ASSERT_EQ(still_open_fd(fd, &options, &one), 0) << still_message();
+    EXPECT_GE(still_when(one), in_memory ? STILL_TORN : STILL_VERIFIED);
+    const std::string other(bytes, '#');
+    ASSERT_EQ(::pwrite(fd, other.data(), bytes, 0), static_cast<ssize_t>(bytes));
+    ASSERT_EQ(::ftruncate(fd, 1), 0);
+    ::close(fd);
+    ASSERT_EQ(still_size(one), bytes);
+    EXPECT_EQ(std::memcmp(still_data(one), content_.data(), bytes), 0);
+    still_close(one);
+  }
+}
+
 TEST_P(PrivateFile, HoldsTheBytesWhateverBecomesOfTheFile) {
   for (const still_backing backing : {STILL_SPILLED, STILL_CLONED}) {
     fill(5 * mib + 123);
