@@ -529,9 +529,10 @@ TEST_P(Mmap, OneCallUnmapsSeveralAndTheGapsBetween) {
   write_over();
   EXPECT_TRUE(shows(first, 0, middle_));
   EXPECT_TRUE(shows(third + page, page, size_ - page));
-  EXPECT_EQ(still_munmap(place, arena), 0);
+  // Around the hole, in which others' memory may lie by now.
+  EXPECT_EQ(still_munmap(place, static_cast<std::size_t>(first + middle_ - place)), 0);
+  EXPECT_EQ(still_munmap(third + page, static_cast<std::size_t>(place + arena - (third + page))), 0);
   EXPECT_FALSE(is_ours(place, arena));
-  EXPECT_TRUE(is_hole(place, arena));
 }
 
 TEST_P(Mmap, MadeWritableItIsPrivateFirst) {
@@ -756,7 +757,7 @@ TEST_P(Mmap, MovedOverAnotherSnapshot) {
   EXPECT_FALSE(is_ours(to, page));
   EXPECT_TRUE(shows(to + page, 0, page));
   EXPECT_EQ(still_munmap(to, size_), 0);
-  EXPECT_EQ(still_munmap(from, size_), 0);
+  EXPECT_EQ(still_munmap(from + page, size_ - page), 0);
 }
 
 TEST_P(Mmap, WhatRemappingRefuses) {
@@ -906,7 +907,7 @@ TEST_P(Mmap, WhatIsLostStaysLost) {
   EXPECT_EQ(still_munmap(at, page), 0);
   still_mprotect(at + page, page, PROT_READ);
   EXPECT_FALSE(is_readable(at + page));
-  EXPECT_EQ(still_munmap(at, size_), 0);
+  EXPECT_EQ(still_munmap(at + page, size_ - page), 0);
 }
 
 TEST_P(Mmap, OverTheBudgetIsNoMemory) {
@@ -1211,7 +1212,7 @@ TEST_P(MmapArguments, ThreadsAndAWriter) {
       ++held;
       auto* const at = static_cast<char*>(result);
       const char what = at[0];
-      const std::size_t whole = pages_of(bytes), cut = (1 + ::rand_r(&seed) % 200) * page;
+      const std::size_t whole = pages_of(bytes), cut = static_cast<std::size_t>(1 + ::rand_r(&seed) % 200) * page;
       std::size_t gone_from = 0, gone_to = 0;
       if (!all_are(at, 0, bytes, what)) ++wrong;
       switch (::rand_r(&seed) % 4) {
