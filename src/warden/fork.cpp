@@ -47,9 +47,9 @@ void before_fork() noexcept {
   lock_settings_for_fork();
   lock_mounts_for_fork();
   pool::lock_for_fork();
-  reserve::lock_for_fork();
   all.gate.lock();
   all.mutex.lock();
+  reserve::lock_for_fork();  // a closer, within the gate, gives memory back
   for_each_lease([](lease& one) {
     if (one.word.state() == lease_state::live && asks_to_be_carried(one)) one.detach_asked.store(true);
   });

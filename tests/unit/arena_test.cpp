@@ -226,16 +226,17 @@ TEST_F(SmallMappings, OfManyThreadsDoNotMix) {
   for (int t = 0; t < 3; ++t) {
     const std::string path = path_ + std::to_string(t);
     std::ofstream(path, std::ios::binary) << std::string((1 + static_cast<std::size_t>(t)) * page, static_cast<char>('a' + t));
-    fds.push_back(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    fds.push_back(fd);
     ::unlink(path.c_str());
-    threads.emplace_back([&, t] {
+    threads.emplace_back([&, t, fd] {
       const std::size_t bytes = (1 + static_cast<std::size_t>(t)) * page;
       ranges::terms asked;
       asked.require = STILL_TORN;
       asked.unproved = true;
       while (!stop) {
         ranges::holding how;
-        const long at = ranges::map_snapshot(nullptr, bytes, PROT_READ, MAP_SHARED, fds[static_cast<std::size_t>(t)], 0, asked, how);
+        const long at = ranges::map_snapshot(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0, asked, how);
         if (kernel::failed(at) || !is_all(reinterpret_cast<char*>(at), bytes, static_cast<char>('a' + t))) ++wrong;
         if (!kernel::failed(at) && ranges::unmap(reinterpret_cast<void*>(at), bytes) != 0) ++wrong;
       }
