@@ -98,7 +98,7 @@ json over_tree() {
   rest();
   json ms = json::object();
   for (const std::string& path : all.files()) warm(path.c_str());
-  in_rounds(quick ? 5 : 7, {"read_recycled", "raw_mmap", "still_torn", "still_auto"},
+  in_rounds(5, {"read_recycled", "raw_mmap", "still_torn", "still_auto"},
             [&](const std::string& name) {
               const way by = way_named(name);
               const auto begin = clock::now();
@@ -110,7 +110,7 @@ json over_tree() {
 
 // Each thread opens files of its own, one after the other.
 double opens_per_second(const way& by, const std::vector<std::string>& files, int threads) {
-  constexpr int opens = 1'000;
+  constexpr int opens = 2'000;
   const std::size_t each = files.size() / static_cast<std::size_t>(threads);
   std::vector<std::thread> running;
   const auto begin = clock::now();

@@ -28,7 +28,7 @@ def save(figure, folder, name):
 
 
 def scan(system, times, folder):
-    figure, panels = plt.subplots(1, 2, figsize=(11.5, 4.8), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(13, 4.8), sharey=True)
     for panel, how, title in zip(panels, ("whole", "pieces"), ("written in one go", "written in pieces of 4 KiB")):
         sizes = sorted({key[3] for key in times if key[0] == "scan"})
         base = {size: min(times["scan", way, how, size][0] for way in ("raw_mmap", "read_recycled")) for size in sizes}
@@ -42,7 +42,7 @@ def scan(system, times, folder):
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("time ÷ the cheaper of raw mmap and read")
-    panels[1].legend(fontsize=8)
+    panels[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(f"{system}: open, add up every byte, close (median; 1 is the lower envelope)")
     save(figure, folder, f"envelope-{system}")
 

@@ -35,7 +35,7 @@ class Bounds:
         if bound is not None:
             self.count += 1
             if ratio > bound:
-                self.missed.append(f"{what}: {ratio:.2f} (≤ {bound})")
+                self.missed.append(f"{what}: {ratio:.3f} (≤ {bound})")
         return verdict(ratio, bound)
 
     def lines(self):
@@ -97,8 +97,9 @@ def halves_rows(system, times, bounds):
 def fresh_rows(system, times):
     for size in sorted({key[3] for key in times if key[0] == "fresh"}):
         for way in ("still_auto", "still_torn"):
-            rested, fresh = times["scan", way, "whole", size], times["fresh", way, "whole", size]
-            yield [system, size_name(size), WAYS[way], number(rested[0]), number(fresh[0]), f"{fresh[0] / rested[0]:.2f}", f"{fresh[1]:.0%}"]
+            rested, fresh, held = (times.get((what, way, "whole", size)) for what in ("scan", "fresh", "written"))
+            yield [system, size_name(size), WAYS[way], number(rested[0]), number(fresh[0]), number(held[0]) if held else "refused",
+                   f"{fresh[0] / rested[0]:.2f}", f"{held[0] / rested[0]:.2f}" if held else "", f"{max(fresh[1], held[1] if held else 0):.0%}"]
 
 
 def access_rows(system, times, bounds):
@@ -126,16 +127,15 @@ def alive_rows(levels):
             yield [WAYS[way], threads, *(f"{rate[0] / 1e3:.0f}" for rate in rates), f"{rates[-1][0] / rates[0][0]:.2f}", f"{max(rate[1] for rate in rates):.0%}"]
 
 
-def memory_lines(system, memory, bounds):
-    rows = []
+def live_rows(system, memory, bounds):
     for what in ("leased", "copied"):
         one = memory[what]
-        own = one["anonymous"] - (4096 if what == "copied" else 0)
-        rows.append([what, f"{one['heap']:.0f}", f"{one['anonymous']:.0f}", f"{one['path']}",
-                     bounds.hold(f"{system}, bytes beside its bytes, a {what} snapshot", max(own, one["heap"]) / 256, 1)])
-    lines = ["What a live snapshot of a file of 4 KiB takes, in bytes, of 10,000: on the heap (`mallinfo2`), and in all as anonymous "
-             "memory grew (`smaps_rollup`). Divided by 256 is the larger of the two, without the copy of the file.", "",
-             *table(["", "heap", "anonymous", "of it, the path", "÷ 256"], rows)]
+        own = max(one["heap"], one["anonymous"] - (4 * KIB if what == "copied" else 0))
+        yield [system, what, f"{one['heap']:.0f}", f"{one['anonymous']:.0f}", f"{one['path']}",
+               bounds.hold(f"{system}, a live {what} snapshot takes {own:.0f} bytes, ÷ 256", own / 256, 1)]
+
+
+def taken_table(system, memory):
     sizes = sorted({int(size) for way in memory["ways"].values() for size in way})
 
     def cells(taken):
@@ -144,11 +144,8 @@ def memory_lines(system, memory, bounds):
             yield "" if one is None else f"{one['anonymous'] / KIB:,.0f}"
             yield "" if one is None or one["reported"] is None else f"{one['reported'] / KIB:,.0f}"
 
-    lines += [f"Memory taken while all bytes of a file are at hand, in KiB, on {system}: how much the process's anonymous memory grew "
-              "(threads and tables of the library's first use are in it), and what `still_private_bytes` says.", "",
-              *table(["", *(f"{size_name(size)}: {what}" for size in sizes for what in ("grew", "reported"))],
-                     [[WAYS[way], *cells(memory["ways"][way])] for way in WAYS if way in memory["ways"]])]
-    return lines
+    return table([system, *(f"{size_name(size)}: {what}" for size in sizes for what in ("grew", "reported"))],
+                 [[WAYS[way], *cells(memory["ways"][way])] for way in WAYS if way in memory["ways"]])
 
 
 def systems():
@@ -162,7 +159,7 @@ def systems():
     return {kind: folder}
 
 
-def measure(build, quick):
+def measure(build, quick, most, only):
     """All figures, by file system."""
     found = {}
     small = {"STILLMAP_BENCH_QUICK": "1"} if quick else {}
@@ -176,10 +173,11 @@ def measure(build, quick):
 
     begin = time.monotonic()
     where = systems()
-    if quick:
-        where = dict(list(where.items())[:1])
+    if only:
+        where = {name: where[name] for name in only}
     beside = None
-    if overlay := os.environ.get("STILLMAP_TEST_OVERLAY"):
+    overlay = os.environ.get("STILLMAP_TEST_OVERLAY")
+    if overlay and "ext4" in where:
         # The library asks more about a file where an overlay's upper layer is on its file system: measured, then away.
         say("ext4 beside an overlay")
         beside = run(f"{build}/bench_scan", where["ext4"], "--benchmark_filter=scan/(read_recycled|still_auto|still_torn)/whole",
@@ -188,7 +186,7 @@ def measure(build, quick):
     for name, folder in where.items():
         one = found[name] = {}
         say(f"{name}: scan")
-        one["scan"] = run(f"{build}/bench_scan", folder, environment={**small, "STILLMAP_BENCH_MOST": str(64 * MIB if quick else GIB)})
+        one["scan"] = run(f"{build}/bench_scan", folder, environment={**small, "STILLMAP_BENCH_MOST": str(most)})
         say(f"{name}: access")
         one["access"] = run(f"{build}/bench_access", folder, environment={"STILLMAP_BENCH_MOST": str(GIB if quick else 4 * GIB)})
         say(f"{name}: tree")
@@ -214,9 +212,10 @@ def page(measured, quick, load):
     scan += ["### Two threads", "", "Half the bytes each, with the thread's start; read: each reads its half.", "",
              *table(["", "", "size", "raw mmap", "read, recycled", "still auto", "still torn", "auto ÷ raw mmap", "auto: one thread ÷ two", "spread"], rows(halves_rows, "scan")),
              "### A file that was just changed", "",
-             "Less than 10 s ago, that is: a verified copy is read twice then, for a store through a mapping may still be under way. "
-             "Everything else on this page rested for 11 s.", "",
-             *table(["", "size", "", "at rest", "just changed", "÷", "spread"], [row for system, one in found.items() for row in fresh_rows(system, one["scan"])])]
+             "Less than 10 s ago, that is: a store through a mapping may still be under way. A copy is then taken under a lease; where there can "
+             "be none, for somebody has the file open for writing, it is read twice and compared. Everything else on this page rested for 11 s.", "",
+             *table(["", "size", "", "at rest", "just changed", "... and open for writing", "÷", "÷", "spread"],
+                    [row for system, one in found.items() for row in fresh_rows(system, one["scan"])])]
     if beside := measured["beside"]:
         plain = found["ext4"]["scan"]
         scan += ["### Beside an overlay", "", "On an ext4 on which an overlay has its upper layer (a host of containers) the library asks where each file lies.", "",
@@ -228,15 +227,15 @@ def page(measured, quick, load):
     tree = table(["", "", "read loop, ms", "raw mmap, ms", "still, ms", "÷ read loop", "÷ raw mmap", "spread"], rows(tree_rows, "tree"))
     levels = found[first]["alive"]
     alive = table(["", "threads", *(f"{level['alive']:,} alive" for level in levels), "last ÷ first", "spread"], alive_rows(levels))
-    shown = [name for name in (first, "XFS") if name in found]
-    memory = [line for name in dict.fromkeys(shown) for line in memory_lines(name, found[name]["memory"], bounds)]
+    live = table(["", "", "heap", "anonymous", "of it, the path", "÷ 256"], rows(live_rows, "memory"))
+    taken = [line for name in dict.fromkeys((first, "XFS")) if name in found for line in taken_table(name, found[name]["memory"])]
     files = found[first]["tree"]["files"]
     return [
         "# Benchmarks", "",
         f"Made by `tools/bench{' --quick' if quick else ''}` in {measured['seconds'] / 60:.0f} minutes: all ways side by side, in random order, medians; "
         "spread is the interquartile range of the noisiest of those compared. "
         f"Linux {platform.release()}, {os.cpu_count()} cores, load average {load:.1f} before; ext4, XFS and btrfs on loop devices; page cache warm.", "",
-        "Times are microseconds unless a cell says otherwise. Files rest for 11 s after they were written: the library reads one twice that changed less than 10 s ago "
+        "Times are microseconds unless a cell says otherwise. Files rest for 11 s after they were written: one that changed less than 10 s ago is held under a lease or read twice "
         "(see [below](#a-file-that-was-just-changed)). *auto* is a plain `still_open`: level `verified`, way chosen by the library. "
         "*torn* is the same with `STILL_TORN` accepted.", "",
         "## What must be reached", "",
@@ -254,18 +253,27 @@ def page(measured, quick, load):
         "![small files](figures/envelope-tree.svg)", "",
         "## Snapshots alive", "", f"Thousands of opens per second of files of 4 KiB on {first}, each with reading and closing, while so many other leased snapshots are alive.", "", *alive,
         "![opens per second](figures/envelope-alive.svg)", "",
-        "## Memory", "", *memory]
+        "## Memory", "",
+        "What a live snapshot of a file of 4 KiB takes, in bytes, of 10,000: on the heap (`mallinfo2`), and as anonymous memory grew "
+        "(`smaps_rollup`). Divided by 256 is the larger of the two, without the copy of the file.", "", *live,
+        "Memory taken while all bytes of a file are at hand, in KiB: how much the process's anonymous memory grew (threads and tables of the "
+        "library's first use are in it), and what `still_private_bytes` says.", "", *taken]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", required=True)
     parser.add_argument("--out", type=pathlib.Path, help="the page; pictures go to figures/ beside it")
-    parser.add_argument("--quick", action="store_true", help="the first file system alone, up to 64 MiB, into the build's folder: to try it out")
+    parser.add_argument("--quick", action="store_true", help="one file system, up to 64 MiB, few repetitions, into the build's folder: to try it out")
+    parser.add_argument("--most", type=int, help="the largest file that is scanned, in bytes")
+    parser.add_argument("--systems", help=f"some of {','.join(SYSTEMS)}")
     given = parser.parse_args()
+    if given.quick:
+        given.most = given.most or 64 * MIB
+        given.systems = given.systems or next(iter(systems()))
     out = given.out or pathlib.Path(f"{given.build}/quick/benchmarks.md" if given.quick else "docs/benchmarks.md")
     load = os.getloadavg()[0]
-    measured = measure(given.build, given.quick)
+    measured = measure(given.build, given.quick, given.most or GIB, given.systems and given.systems.split(","))
     lines = page(measured, given.quick, load)
     (out.parent / "figures").mkdir(parents=True, exist_ok=True)
     pictures.draw(measured["systems"], out.parent / "figures")

@@ -7,6 +7,7 @@
 //   scan/WAY/whole|pieces/BYTES     one thread
 //   halves/WAY/whole|pieces/BYTES   two threads, half the bytes each
 //   fresh/WAY/whole/BYTES           a file changed less than 10 s ago
+//   written/WAY/whole/BYTES         ... which somebody has open for writing, so that there is no lease
 //
 // $STILLMAP_BENCH_MOST: the largest file made and measured, in bytes (1 GiB). $STILLMAP_BENCH_QUICK: fewer
 // repetitions.
@@ -71,6 +72,20 @@ void touch(const char* path) {
   if (::utimensat(AT_FDCWD, path, nullptr, 0) != 0) fail(path, "utimensat");
 }
 
+// Has the file open for writing, and writes nothing.
+class writer {
+ public:
+  explicit writer(const char* path) : fd_(::open(path, O_WRONLY | O_CLOEXEC)) {
+    if (fd_ < 0) fail(path, "open for writing");
+  }
+  writer(const writer&) = delete;
+  writer& operator=(const writer&) = delete;
+  ~writer() { ::close(fd_); }
+
+ private:
+  int fd_;
+};
+
 // Cloning and the like are not to be had on every file system.
 bool to_be_had(const way& by) {
   static const scratch_file any(4 * mib + 1);
@@ -104,17 +119,25 @@ struct plan {
         for (const written how : {written::whole, written::pieces}) {
           const scratch_file& file = file_of(bytes, how);
           add("scan", by, how, bytes, [&](benchmark::State& state) { repeat(state, by, sum, file); });
-          if (bytes >= 64 * mib && !by.dear && by.once != read_recycled)
+          if (bytes >= 64 * mib &&
+              (by.once == raw_mmap || (by.once == still && by.how.backing == backing::automatic)))
             add("halves", by, how, bytes,
                 [&](benchmark::State& state) { repeat(state, by, sum_halves, file); });
         }
       }
       if (by.once != still || by.how.backing != backing::automatic) continue;
       for (const std::int64_t bytes : {16 * kib, 256 * kib}) {
-        static std::map<std::int64_t, scratch_file> fresh;  // its own: the touched one would not be at rest
+        static std::map<std::int64_t, scratch_file> fresh;  // the touched one would not be at rest
         const scratch_file& file =
             fresh.try_emplace(bytes, static_cast<std::uint64_t>(bytes + 1)).first->second;
         add("fresh", by, written::whole, bytes, [&](benchmark::State& state) {
+          touch(file.path());
+          repeat(state, by, sum, file);
+        });
+        const writer one(file.path());
+        if (!by.once(file.path(), sum, by.how)) continue;  // tmpfs: torn alone
+        add("written", by, written::whole, bytes, [&](benchmark::State& state) {
+          const writer other(file.path());
           touch(file.path());
           repeat(state, by, sum, file);
         });
