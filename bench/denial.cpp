@@ -34,9 +34,6 @@ double ms_since(clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(clock::now() - begin).count();
 }
 
-// So that it is computed.
-[[gnu::noinline]] void keep(std::uint64_t value) { asm volatile("" : : "r"(value)); }
-
 json spread(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const auto at = [&](double fraction) {

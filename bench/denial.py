@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from report import GIB, MIB, run, size_name, verdict  # noqa: E402
+from measured import GIB, MIB, run, size_name, verdict  # noqa: E402
 
 BEGIN, END = "<!-- made by tools/bench denial: begin -->", "<!-- made by tools/bench denial: end -->"
 SYSTEMS = {"ext4": "EXT4", "tmpfs": "TMPFS", "XFS": "XFS", "btrfs": "BTRFS"}
@@ -33,7 +33,7 @@ def measure(build, repetitions, most):
         for reserve, value in (("none", 1), ("reserve", GIB)) if copies else (("none", 1),):
             os.environ["STILLMAP_RESERVE_BYTES"] = str(value)
             os.environ["STILLMAP_BENCH_MOST"] = str(min(most, GIB) if copies else most)
-            result[name, reserve] = run(f"{build}/bench_writer_wait", repetitions, folder, ".*")
+            result[name, reserve] = run(f"{build}/bench_writer_wait", folder, f"--benchmark_repetitions={repetitions}", "--benchmark_min_time=0.05")
     return result
 
 
