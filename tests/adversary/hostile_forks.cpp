@@ -239,6 +239,9 @@ const registration vforked("beside a program started by vfork a lease stands and
 
 // What daemon(3) leaves is a child without a keeper: what it had is carried or absent, and it starts its own.
 const registration daemons("a daemon has what it carried, faults on the rest, and can hold files of its own", [] {
+#if defined(__SANITIZE_THREAD__)
+  skip_case("the thread sanitizer lets no forked child start a thread");
+#endif
   const std::string path = fresh_file(two_mib);
   foreign_writer writer(path, two_mib);
   int ends[2];
