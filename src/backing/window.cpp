@@ -21,13 +21,18 @@ long map_window(int fd, std::uint64_t offset, std::uint64_t length, std::uint32_
 
   // Where there is a tail, the whole range first: the file's pages then take the front of it.
   std::byte* base = place;
-  const int fixed = place != nullptr ? MAP_FIXED : 0;
   if (into.tail_bytes > 0) {
-    const long address = kernel::map(place, into.file_bytes + into.tail_bytes, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
-    if (kernel::failed(address)) return address;
-    base = reinterpret_cast<std::byte*>(address);
-    if (place == nullptr) into.memory = mapping(base, into.file_bytes + into.tail_bytes);
+    const std::size_t whole = into.file_bytes + into.tail_bytes;
+    if (place != nullptr) {
+      const long address = kernel::map(place, whole, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+      if (kernel::failed(address)) return address;
+    } else {
+      // Congruent with the offset, so that large folios are mapped whole.
+      base = memory::map_congruent(whole, reinterpret_cast<const std::byte*>(into.file_offset));
+      if (base == nullptr) return -ENOMEM;
+      into.memory = mapping(base, whole);
+    }
     const std::size_t rest = span - into.file_bytes;
     std::size_t done = 0;
     if (const long error =

@@ -281,15 +281,20 @@ struct layout {
   // them when all fails.
   bool was_taken = false;
 
-  // At first where `flags` say, later in the same place. 0 or -errno.
-  long lay(void* where, int flags) noexcept {
-    constexpr int protection = PROT_READ | PROT_WRITE, memory = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  // At first where `flags` say, later in the same place. Where the choice is ours, congruent with the file's offset
+  // modulo 2 MiB, as the kernel does for a file's mapping: large folios are mapped whole then (1 GiB read once:
+  // 38 ms instead of 95). 0 or -errno.
+  long lay(void* where, int flags, std::uint64_t offset) noexcept {
+    constexpr int protection = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const auto at = [&](void* place, int placing) {
-      return kernel::map(place, bytes, protection, memory | placing, -1, 0);
+      return kernel::map(place, bytes, protection, kind | placing, -1, 0);
     };
     long laid;
     if (base != nullptr) {
       laid = at(base, MAP_FIXED);
+    } else if (where == nullptr && flags == 0) {
+      base = memory::map_congruent(bytes, reinterpret_cast<const std::byte*>(offset));
+      return base != nullptr ? 0 : -ENOMEM;
     } else if ((flags & MAP_FIXED) != 0 && (flags & MAP_FIXED_NOREPLACE) == 0) {
       laid = at(where, flags | MAP_FIXED_NOREPLACE);
       if (laid == -EEXIST) {
@@ -354,7 +359,7 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
     }
 
     if (replaces && place.base == nullptr && (error = clear(value(where), value(where) + total)) != 0) return error;
-    if ((error = place.lay(where, flags & placement)) != 0) return error;
+    if ((error = place.lay(where, flags & placement, first)) != 0) return error;
     if ((error = map_absent(place.base + covered, total - covered, protection)) != 0) return error;
 
     still_snapshot one;
