@@ -1329,35 +1329,6 @@ TEST_P(MmapArguments, ThreadsAtPartsOfSeveralSnapshots) {
   ::munmap(arena, count * bytes);
 }
 
-// The clone that is there is not given up with the one that hangs.
-TEST_P(MmapArguments, OneCloneIsThereAndTheOtherHangs) {
-  constexpr std::size_t bytes = std::size_t{5} << 20;
-  make(pattern(bytes));
-  char* const first = map(bytes);
-  char* const second = map(bytes);
-  static std::atomic<int> clones, reads;
-  static std::atomic<bool> hang;
-  clones = reads = 0;
-  hang = true;
-  answer([](long number, const long(&a)[6], long&) {
-    if (number == SYS_ioctl && a[1] == 0x40049409 && clones++ == 1) {  // FICLONE
-      while (hang) ::usleep(500);
-    }
-    if (number == SYS_pread64 && a[2] >= 1 << 20) ::usleep(static_cast<unsigned>(++reads) * 10'000);
-    return false;
-  });
-  write_over();
-  hang = false;
-  ASSERT_TRUE(is_readable(first));
-  ASSERT_TRUE(is_readable(second));
-  ASSERT_TRUE(is_readable(first + bytes - 1));
-  ASSERT_TRUE(is_readable(second + bytes - 1));
-  EXPECT_TRUE(shows(first, 0, bytes));
-  EXPECT_TRUE(shows(second, 0, bytes));
-  EXPECT_EQ(still_munmap(first, bytes), 0);
-  EXPECT_EQ(still_munmap(second, bytes), 0);
-}
-
 // A child must not wait for a thread that it does not have.
 TEST_P(MmapArguments, ForkWhileAnotherThreadIsAtARange) {
   constexpr std::size_t bytes = std::size_t{1} << 20;
