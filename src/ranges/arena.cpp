@@ -20,6 +20,7 @@ struct free_slot {
 };
 
 struct state {
+  std::byte* here = nullptr;  // a page that says 1; 0 in a child that did not pass our handlers
   std::byte* writable = nullptr;
   std::byte* readable = nullptr;
   std::size_t used = 0;      // from the front: handed out once at least
@@ -42,28 +43,67 @@ std::size_t class_for(std::size_t bytes) noexcept {
   return class_of(bytes / memory::page_bytes());
 }
 
+// What is left of an arena that is of no use, or not there: its age, so that its slots are known for old.
+void begin_anew() noexcept {
+  state next;
+  next.here = the.here;
+  next.age = the.age + 1;
+  next.refused = the.refused;
+  the = next;
+}
+
+// In the child of a raw clone nothing of ours is mapped, and something else may be.
+void notice_a_clone() noexcept {
+  if (the.here == nullptr || *the.here != std::byte{0}) return;
+  begin_anew();
+  *the.here = std::byte{1};
+}
+
+bool begin_watching() noexcept {
+  if (the.here != nullptr) return true;
+  const std::size_t bytes = memory::page_bytes();
+  const long page = kernel::map(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (kernel::failed(page)) return false;
+  if (kernel::advise(reinterpret_cast<void*>(page), bytes, MADV_WIPEONFORK) != 0) {
+    kernel::unmap(reinterpret_cast<void*>(page), bytes);
+    return false;
+  }
+  the.here = reinterpret_cast<std::byte*>(page);
+  *the.here = std::byte{1};
+  return true;
+}
+
+void unmap_both() noexcept {
+  if (the.writable != nullptr) kernel::unmap(the.writable, room_bytes);
+  if (the.readable != nullptr) kernel::unmap(the.readable, room_bytes);
+}
+
 bool begin() noexcept {
+  notice_a_clone();
   if (the.writable != nullptr) return true;
   if (the.refused) return false;
+  the.refused = true;  // unless all of it works
+  if (!begin_watching()) return false;
   const long fd = kernel::memory_file();
-  if (!kernel::failed(fd)) {
-    const int file = static_cast<int>(fd);
-    long writable = kernel::set_size(file, room_bytes), readable = writable;
-    if (writable == 0) {
-      writable = kernel::map(nullptr, room_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
-      readable = kernel::map(nullptr, room_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, file, 0);
-    }
-    kernel::close(file);
-    if (!kernel::failed(writable) && !kernel::failed(readable)) {
-      the.writable = reinterpret_cast<std::byte*>(writable);
-      the.readable = reinterpret_cast<std::byte*>(readable);
-      if (kernel::advise(the.writable, room_bytes, MADV_DONTFORK) == 0 &&
-          kernel::advise(the.readable, room_bytes, MADV_DONTFORK) == 0)
-        return true;
-      retire();
-    }
+  if (kernel::failed(fd)) return false;
+  const int file = static_cast<int>(fd);
+  const auto map = [&](int protection) -> std::byte* {
+    const long at = kernel::map(nullptr, room_bytes, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
+    return kernel::failed(at) ? nullptr : reinterpret_cast<std::byte*>(at);
+  };
+  if (kernel::set_size(file, room_bytes) == 0) {
+    the.writable = map(PROT_READ | PROT_WRITE);
+    the.readable = map(PROT_READ);
   }
-  the.refused = true;
+  kernel::close(file);
+  if (the.writable != nullptr && the.readable != nullptr &&
+      kernel::advise(the.writable, room_bytes, MADV_DONTFORK) == 0 &&
+      kernel::advise(the.readable, room_bytes, MADV_DONTFORK) == 0) {
+    the.refused = false;
+    return true;
+  }
+  unmap_both();
+  the.writable = the.readable = nullptr;
   return false;
 }
 
@@ -97,6 +137,7 @@ long duplicate(const slot& one, std::size_t bytes) noexcept {
 }
 
 void give_back(const slot& one, std::size_t bytes) noexcept {
+  notice_a_clone();
   if (one.age != the.age) return;  // retired since
   free_slot* const freed = reinterpret_cast<free_slot*>(one.bytes);
   const std::size_t index = class_for(bytes);
@@ -105,20 +146,15 @@ void give_back(const slot& one, std::size_t bytes) noexcept {
 }
 
 void forget(std::size_t bytes) noexcept {
+  notice_a_clone();
   the.forgotten += bytes;
   if (the.forgotten > room_bytes / 2 && the.filling == 0) retire();
 }
 
 void retire() noexcept {
-  if (the.writable != nullptr) {
-    kernel::unmap(the.writable, room_bytes);
-    kernel::unmap(the.readable, room_bytes);
-  }
-  const std::uint32_t age = the.age + 1;
-  const bool refused = the.refused;
-  the = {};
-  the.age = age;
-  the.refused = refused;
+  notice_a_clone();
+  unmap_both();
+  begin_anew();
 }
 
 }  // namespace stillmap::ranges::arena

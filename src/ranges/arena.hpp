@@ -7,8 +7,9 @@
 // leaves the page, warm, to the next.
 //
 // The duplicates are left out of a child made by a raw clone (MADV_DONTFORK, which they inherit): it would see
-// the slot's next bytes. fork(2) retires the arena first: nothing in it is ever used again, and the memory goes
-// with the last duplicate.
+// the slot's next bytes. The arena itself is not there either, and another mapping of the child's may be: a page
+// that the kernel wipes for it (MADV_WIPEONFORK) says so, and the child begins anew. fork(2) retires the arena
+// first: nothing in it is ever used again, and the memory goes with the last duplicate.
 //
 // Everything here is for whoever holds the tree (`changing`).
 #pragma once
