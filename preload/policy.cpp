@@ -64,13 +64,17 @@ bool is_watched(int fd) noexcept {
          std::memcmp(head, "GVariant", 8) == 0 || std::memcmp(head, "LPKSHHRH", 8) == 0;
 }
 
-bool is_in_shared_memory(const struct statx& file) noexcept {
+// By the mount that it was opened through; where /dev/shm is a folder like any other, by name.
+bool is_in_shared_memory(const struct statx& file, int fd) noexcept {
+  constexpr const char* name = "/dev/shm/";
   static const struct statx folder = [] {
     struct statx found {};
-    kernel::stat(AT_FDCWD, "/dev/shm", &found);
+    kernel::stat(AT_FDCWD, name, &found);
     return found;
   }();
-  return folder.stx_ino != 0 && folder.stx_dev_major == file.stx_dev_major && folder.stx_dev_minor == file.stx_dev_minor;
+  if ((folder.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0) return folder.stx_mnt_id == file.stx_mnt_id;
+  char path[4096];
+  return name_of(fd, path) && std::strncmp(path, name, std::strlen(name)) == 0;
 }
 
 // "Regular" files of /proc and /sys: what is mapped there are devices.
@@ -156,7 +160,7 @@ bool is_to_hold(const settings& how, const asked& what, struct statx& found, lef
     if (!all && (status < 0 || (status & O_ACCMODE) != O_RDONLY)) return leave(left_alone::open_for_writing);
   }
   if (!all && found.stx_nlink == 0) return leave(left_alone::no_name);
-  if (!all && type != MAP_PRIVATE && is_in_shared_memory(found)) return leave(left_alone::shared_memory);
+  if (!all && type != MAP_PRIVATE && is_in_shared_memory(found, what.fd)) return leave(left_alone::shared_memory);
   if (how.only != nullptr || how.except != nullptr) {
     char path[4096];
     if (name_of(what.fd, path) && is_excluded(how, path)) return leave(left_alone::excluded);

@@ -141,11 +141,16 @@ void print(const report& all) {
   ::_exit(error == ENOENT ? not_found : cannot_run);
 }
 
+volatile pid_t waited_for = 0;
+void pass_on(int number) { ::kill(waited_for, number); }
+
 // Waits for the command as a shell does, and ends as it ended. What the terminal sends goes to the command as
-// well, which decides.
+// well, which decides; what is sent to this process alone is passed on.
 int wait_for(pid_t child) {
+  waited_for = child;
   ::signal(SIGINT, SIG_IGN);
   ::signal(SIGQUIT, SIG_IGN);
+  for (const int number : {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2}) ::signal(number, pass_on);
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
