@@ -205,7 +205,8 @@ void* run(void*) {
       const bool missed = !surplus ? (shared.work.wait(lock), true)
                                    : shared.work.wait_for(lock, surplus_time) == std::cv_status::no_timeout;
       --shared.idle;
-      if (!missed && shared.idle > 0 && shared.first == nullptr && shared.threads > active_usual + 1) {
+      const bool nothing_to_do = shared.first == nullptr && shared.close_count == 0 && !shared.reserve_wanted;
+      if (!missed && nothing_to_do && shared.idle > 0 && shared.threads > active_usual + 1) {
         --shared.threads;
         return nullptr;
       }
