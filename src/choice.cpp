@@ -84,8 +84,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   // What a copy could promise, and whether that is enough.
   const char* const lease_obstacle = no_lease(file, here);
   result.stamps_are_fine = here.multigrain_stamps;
-  const bool unproved = wanted.unproved && wanted.require == STILL_TORN && result.length <= limits.copy_max;
-  result.copy_may_lease = lease_obstacle == nullptr && !unproved;
+  result.copy_may_lease = lease_obstacle == nullptr;
   still_consistency copy_level = STILL_TORN;
   if (why_sealed(file) != nullptr) {
     result.copy_witness = witness::nature;
@@ -93,8 +92,6 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   } else if (file.kind == file_kind::stream || (file.loop_over_file && file.loop_root_only)) {
     result.copy_witness = witness::nature;
     copy_level = result.nature_level = STILL_VERIFIED;
-  } else if (unproved) {
-    result.copy_witness = witness::none;
   } else if (stamps_witness(file.system) && file.own_descriptor && sized) {
     result.copy_witness = witness::stamps;
     copy_level = result.copy_may_lease ? STILL_POINT_IN_TIME : STILL_VERIFIED;

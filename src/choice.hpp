@@ -29,7 +29,6 @@ struct request {
   // Where the bytes must come to lie, for still_mmap: whole pages of readable and writable zeros that stay the
   // caller's to unmap.
   std::byte* place = nullptr;
-  bool unproved = false;  // STILL_TORN is enough: no time is spent on more, for what is small
 };
 
 // What is true of this process and kernel at the time of the open.

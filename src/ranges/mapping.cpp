@@ -264,7 +264,6 @@ long map_from_arena(int fd, std::uint64_t offset, std::size_t length, const term
   }
   noted->begin.store(static_cast<address>(at));
   noted->end.store(static_cast<address>(at) + whole);
-  noted->how = STILL_COPIED;
   noted->charged_bytes = whole;
   noted->slot = slot;
   noted->shared = asked.shared;
@@ -366,7 +365,6 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
     if (available > 0) {
       request wanted;
       wanted.require = asked.require;
-      wanted.unproved = asked.unproved;
       wanted.offset = first;
       wanted.length = available;
       wanted.padding = static_cast<std::uint32_t>(covered - available);
@@ -395,7 +393,6 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
         noted->begin.store(value(place.base));
         noted->end.store(value(place.base) + covered);
         noted->by = one.by;
-        noted->how = one.how;
         noted->bytes = one.held;
         noted->shared = asked.shared;
         tree.put(noted);

@@ -23,7 +23,7 @@ namespace stillmap::ranges {
 
 struct terms {
   still_consistency require = STILL_VERIFIED;
-  bool unproved = false;  // STILL_TORN is enough: no time is spent on more
+  bool unproved = false;  // STILL_TORN is enough: no time is spent on more, for what is small
   bool shared = false;    // asked for as MAP_SHARED
   const struct statx* known = nullptr;  // of the descriptor, if it was looked at a moment ago
   bool quiet = false;                   // signals are blocked already

@@ -141,7 +141,6 @@ range* changing::make() noexcept {
   // Not made anew: a reader may be at it still.
   one->next = nullptr;
   one->by = nullptr;
-  one->how = STILL_AUTO;
   one->bytes = {};
   one->charged_bytes = 0;
   one->slot = {};

@@ -33,7 +33,6 @@ struct range {
   // What keeps its bytes: a snapshot whose range begins here; nullptr: private memory like any other, of which
   // `charged_bytes` count for the budget.
   const way* by = nullptr;
-  still_backing how = STILL_AUTO;
   held bytes;
   std::uint64_t charged_bytes = 0;
   arena::slot slot;        // where its pages are, if they are the arena's
