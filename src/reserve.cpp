@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t unit = std::size_t{2} << 20;  // what is smaller is not worth keeping
 constexpr std::size_t extents_max = 64;
 constexpr std::uint64_t recycled_max = std::uint64_t{64} << 20;
-constexpr std::uint64_t available_least = 20;                 // one in so many of the machine's bytes
+constexpr std::uint64_t available_least = 20;  // one in so many of the machine's bytes
 
 struct extent {
   std::byte* address = nullptr;
@@ -45,14 +45,17 @@ void unmap(std::byte* begin, const std::byte* end) noexcept {
   if (begin < end) kernel::unmap(begin, static_cast<std::size_t>(end - begin));
 }
 
-// Under the mutex. False where there is no room.
-bool put(extent one) noexcept {
-  if (the_shelf.shut.load() || the_shelf.count == extents_max ||
-      the_shelf.kept.load(std::memory_order_relaxed) + one.bytes > limit() + unit)
-    return false;
-  the_shelf.extents[the_shelf.count++] = one;
-  the_shelf.kept.fetch_add(one.bytes, std::memory_order_relaxed);
-  return true;
+// Under the mutex, which keeps the order: the oldest first.
+extent remove(std::size_t index) noexcept {
+  const extent one = the_shelf.extents[index];
+  std::copy(the_shelf.extents + index + 1, the_shelf.extents + the_shelf.count, the_shelf.extents + index);
+  --the_shelf.count;
+  the_shelf.kept.fetch_sub(one.bytes, std::memory_order_relaxed);
+  return one;
+}
+bool is_full_for(extent one) noexcept {
+  return the_shelf.count == extents_max ||
+         the_shelf.kept.load(std::memory_order_relaxed) + one.bytes > limit() + unit;
 }
 
 void drop() noexcept {
@@ -111,25 +114,37 @@ extent cut(std::size_t bytes, const std::byte* like) noexcept {
     if (back > one.bytes - bytes) continue;
     std::byte* const begin = one.address + (one.bytes - bytes - back);
     unmap(begin + bytes, one.address + one.bytes);
-    the_shelf.kept.fetch_sub(one.bytes, std::memory_order_relaxed);
-    one.bytes = static_cast<std::size_t>(begin - one.address);
-    if (one.bytes < unit) {
+    if (begin - one.address < static_cast<std::ptrdiff_t>(unit)) {
       unmap(one.address, begin);
-      one = the_shelf.extents[--the_shelf.count];
+      remove(i - 1);
     } else {
-      the_shelf.kept.fetch_add(one.bytes, std::memory_order_relaxed);
+      const auto left = static_cast<std::size_t>(begin - one.address);
+      the_shelf.kept.fetch_sub(one.bytes - left, std::memory_order_relaxed);
+      one.bytes = left;
     }
     return {begin, bytes};
   }
   return {};
 }
 
-// False: unmapped.
+// The newest is the likeliest to fit what comes next: the oldest make room for it. False: unmapped.
 bool keep(extent one) noexcept {
+  extent evicted[extents_max];
+  std::size_t gone = 0;
   bool kept = false;
   {
     const std::lock_guard lock(the_shelf.mutex);
-    kept = put(one);
+    kept = !the_shelf.shut.load();
+    while (kept && the_shelf.count > 0 && is_full_for(one)) evicted[gone++] = remove(0);
+    kept = kept && !is_full_for(one);
+    if (kept) {
+      the_shelf.extents[the_shelf.count++] = one;
+      the_shelf.kept.fetch_add(one.bytes, std::memory_order_relaxed);
+    }
+  }
+  while (gone > 0) {
+    --gone;
+    kernel::unmap(evicted[gone].address, evicted[gone].bytes);
   }
   if (!kept) kernel::unmap(one.address, one.bytes);
   if (the_shelf.shut.load()) drop();
@@ -146,8 +161,7 @@ std::byte* take(std::size_t bytes, const std::byte* like) noexcept {
 }
 
 void give_back(std::byte* address, std::size_t bytes) noexcept {
-  const std::uint64_t most = limit(), before = kept_bytes();
-  const std::size_t kept = std::min<std::size_t>(bytes, most > before ? (most - before) & ~(unit - 1) : 0);
+  const std::size_t kept = std::min<std::size_t>(bytes, limit());
   unmap(address + kept, address + bytes);
   if (kept < unit) return unmap(address, address + kept);
   // MADV_NORMAL: parts that were advised differently become one mapping again.

@@ -110,6 +110,23 @@ TEST_F(Reserve, TakesBackWhatIsReadOnlyAndUnmapsItInTheEnd) {
 
 TEST_F(Reserve, KeepsNoMoreThanItsLimit) {
   for (int i = 0; i < 12; ++i) reserve::give_back(filled(10 * mib, 'x'), 10 * mib);
+  EXPECT_EQ(reserve::kept_bytes(), 60 * mib);
+}
+
+// What it is full of may be of no use: the newest takes the place of the oldest.
+TEST_F(Reserve, KeepsTheNewest) {
+  for (int i = 0; i < 12; ++i) reserve::give_back(filled(10 * mib, 'x'), 10 * mib);
+  std::byte* const newest = filled(20 * mib, 'n');
+  reserve::give_back(newest, 20 * mib);
+  EXPECT_LE(reserve::kept_bytes(), 64 * mib);
+  EXPECT_EQ(reserve::take(20 * mib, newest), newest);
+  EXPECT_EQ(*newest, std::byte('n'));
+  EXPECT_EQ(reserve::kept_bytes(), 40 * mib);
+  kernel::unmap(newest, 20 * mib);
+}
+
+TEST_F(Reserve, KeepsAPartOfWhatIsLargerThanAll) {
+  reserve::give_back(filled(100 * mib, 'x'), 100 * mib);
   EXPECT_EQ(reserve::kept_bytes(), 64 * mib);
 }
 
