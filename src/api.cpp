@@ -99,10 +99,10 @@ int still_refresh(const still_snapshot* snapshot, still_snapshot** newer) {
     *newer = still_share(const_cast<still_snapshot*>(snapshot));
     return 0;
   }
-  if (snapshot->path == nullptr)
+  if (snapshot->path() == nullptr)
     return refuse(STILL_ERROR_UNSUPPORTED, "still_refresh",
                   "opened by descriptor: there is no path to open again");
-  return open_snapshot(snapshot->path, -1, snapshot->asked, newer, nullptr);
+  return open_snapshot(snapshot->path(), -1, snapshot->asked, newer, nullptr);
 }
 
 int still_identity(const still_snapshot* snapshot, still_identity_t* identity) {
@@ -140,7 +140,7 @@ int still_detach(still_snapshot* snapshot) {
   else if (!warden::detach_all())
     error = STILL_ERROR_OVER_BUDGET;
   return error == 0 ? 0
-                    : refuse(error, snapshot != nullptr && snapshot->path != nullptr ? snapshot->path : "still_detach",
+                    : refuse(error, snapshot != nullptr && snapshot->path() != nullptr ? snapshot->path() : "still_detach",
                              error == STILL_ERROR_LOST ? "a writer was let in before all was private"
                                                        : "more private memory than the budget, or the machine, has");
 }

@@ -4,13 +4,6 @@
 namespace stillmap {
 namespace {
 
-// Every writer passes through this inode and meets our lease there. f2fs and bcachefs follow where the kernel
-// tests pass on them.
-bool leases_hold(file_system system) noexcept {
-  return system == file_system::ext4 || system == file_system::xfs || system == file_system::btrfs ||
-         system == file_system::tmpfs;
-}
-
 // The verifying order was proved here.
 bool stamps_witness(file_system system) noexcept {
   return system == file_system::ext4 || system == file_system::xfs || system == file_system::btrfs;
@@ -45,7 +38,7 @@ const char* why_not_sealed(const facts& file) noexcept {
 }
 
 struct builder {
-  plan result;
+  plan& result;
   still_backing insisted;
 
   // A way that can be taken.
@@ -61,10 +54,11 @@ struct builder {
     result.refusal = error;
     result.refusal_reason = reason;
   }
-  bool planned() const noexcept {
+  // The way that is tried first; STILL_AUTO: none.
+  still_backing first() const noexcept {
     for (std::size_t i = 0; i < result.count; ++i)
-      if (result.steps[i].result == outcome::planned) return true;
-    return false;
+      if (result.steps[i].result == outcome::planned) return result.steps[i].backing;
+    return STILL_AUTO;
   }
 };
 
@@ -76,8 +70,8 @@ bool may_clone(file_system system) noexcept {
 
 plan choose(const facts& file, const request& wanted, const machine& here,
             const thresholds& limits) noexcept {
-  builder build{{}, wanted.backing};
-  plan& result = build.result;
+  plan result;
+  builder build{result, wanted.backing};
   const bool sized = file.kind == file_kind::regular;
   result.length = !sized ? 0 : wanted.length != 0 ? wanted.length : file.at_open.size - wanted.offset;
 
@@ -98,6 +92,10 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   } else if (result.copy_may_lease) {
     copy_level = STILL_POINT_IN_TIME;
   }
+
+  const bool provable = result.copy_witness == witness::stamps && wanted.require == STILL_VERIFIED;
+  const bool unproved = result.copy_witness != witness::nature && wanted.require == STILL_TORN;
+  result.copy_at_rest = sized && file.at_rest && (provable || unproved);
 
   const std::uint64_t budget =
       wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
@@ -184,8 +182,9 @@ plan choose(const facts& file, const request& wanted, const machine& here,
 
   // A small file that cannot change is copied all the same, for a read into warm memory is cheaper than a
   // mapping's faults; but sealed memory was made to be shared without a copy.
-  const bool copy_first = sized && small && affordable && copy_level >= wanted.require && !file.sealed_memory;
-  if (wanted.backing == STILL_AUTO && copy_first) {
+  const bool copy_first = wanted.backing == STILL_AUTO && sized && small && affordable &&
+                          copy_level >= wanted.require && !file.sealed_memory;
+  if (copy_first) {
     copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
     sealed();
     leased("no copy could be had");
@@ -211,7 +210,10 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   unguarded(STILL_COOPERATIVE, "insisted on: only peers that take advisory locks are kept out");
   unguarded(STILL_TRUSTED, "insisted on: nothing protects the bytes");
 
-  if (!build.planned()) {
+  const still_backing first = build.first();
+  const bool copy_sought = copy_first || wanted.backing == STILL_COPIED;
+  result.leases_matter = !(result.copy_at_rest && copy_sought && first == STILL_COPIED);
+  if (first == STILL_AUTO) {
     if (wanted.backing != STILL_AUTO) {
       // The reason why the one insisted on was passed over.
       for (std::size_t i = 0; i < result.count; ++i) {

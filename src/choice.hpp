@@ -17,15 +17,14 @@ namespace stillmap {
 
 // still_options after its checks, with the defaults filled in.
 struct request {
-  still_backing backing = STILL_AUTO;
-  still_consistency require = STILL_VERIFIED;
   std::uint64_t offset = 0;
   std::uint64_t length = 0;  // 0: to the end
   std::uint64_t memory_budget = 0;
-  int access = STILL_ACCESS_DEFAULT;
-  int fork = STILL_FORK_ABSENT;
-  bool strict = false, synced = false, populate = false;
+  still_backing backing = STILL_AUTO;
+  still_consistency require = STILL_VERIFIED;
   std::uint32_t padding = 0;
+  std::int8_t access = STILL_ACCESS_DEFAULT, fork = STILL_FORK_ABSENT;
+  bool strict = false, synced = false, populate = false;
   // Where the bytes must come to lie, for still_mmap: whole pages of readable and writable zeros that stay the
   // caller's to unmap.
   std::byte* place = nullptr;
@@ -50,8 +49,8 @@ enum class witness : std::uint8_t {
 enum class outcome : std::uint8_t { passed_over, planned, failed, taken };
 
 struct step {
-  still_backing backing = STILL_AUTO;
-  outcome result = outcome::passed_over;
+  still_backing backing : 8 = STILL_AUTO;
+  outcome result : 8 = outcome::passed_over;
   int error = 0;  // an error number of the interface, when failed
   const char* reason = "";
 };
@@ -65,6 +64,8 @@ struct plan {
   bool copy_may_lease = false;                  // a copy may take a lease while it reads
   witness copy_witness = witness::none;         // ... and what it falls back to
   still_consistency nature_level = STILL_TORN;  // what witness::nature proves
+  bool copy_at_rest = false;    // nothing has touched it for long: a copy begins without a lease
+  bool leases_matter = true;    // false: the first way to be tried does without what is asked for their sake
   bool stamps_are_fine = true;  // multigrain; else one younger than the clock's grain proves nothing
   std::uint64_t length = 0;     // bytes of the range; a guess for what has no size
 };

@@ -120,7 +120,7 @@ class instant {
     const still_snapshot& watched = one.guard.one != nullptr ? *one.guard.one : *one.snapshot.one;
     const stamps& taken = watched.held.taken;
     stamps named;
-    if (read_stamps(-1, watched.path, named) != 0 || named.device != taken.device ||
+    if (read_stamps(-1, watched.path(), named) != 0 || named.device != taken.device ||
         named.inode != taken.inode || named.size != taken.size)
       return false;
     // The snapshot may have been opened when the path named another file for a moment.

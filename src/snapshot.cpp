@@ -7,7 +7,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <type_traits>
 
 #include "failure.hpp"
 #include "linux/kernel.hpp"
@@ -68,16 +70,21 @@ uid_t recent_user() noexcept {
   return user.load(std::memory_order_relaxed);
 }
 
-machine look_at_machine(const facts& known, std::uint64_t length) noexcept {
+// What a plan is made from first: as if nothing could be leased.
+machine look_at_machine() noexcept {
   machine here;
-  here.may_lease = recent_user() == known.owner || kernel::has_lease_capability();
+  here.may_lease = false;
   here.multigrain_stamps = kernel_has_multigrain_stamps();
   const std::uint64_t budget = settings::instance().memory_budget, charged = memory::charged();
   here.budget_left = charged < budget ? budget - charged : 0;
+  return here;
+}
+void look_at_leases(opening& from, std::uint64_t length, machine& here) noexcept {
+  gather_for_leases(from.fd(), from.known);
+  here.may_lease = recent_user() == from.known.owner || kernel::has_lease_capability();
   // Leases that last are for what is not copied: the limit need not be asked for below that.
   if (length > thresholds{}.copy_random_max)
     here.lease_room = warden::table::instance().live_leases.load() < kernel::descriptor_limit() / 4;
-  return here;
 }
 
 bool stamps_prove(const facts& known) noexcept {
@@ -86,23 +93,33 @@ bool stamps_prove(const facts& known) noexcept {
           known.system == file_system::btrfs);
 }
 
-// The path from the root, as it stands now. 0 or an error number.
-int absolute(const char* path, char*& into) noexcept {
-  char folder[4096] = "";
-  std::size_t folder_length = 0;
-  if (path[0] != '/') {
+// With the path from the root, as it stands now. nullptr: no memory.
+still_snapshot* make_snapshot(const char* path) noexcept {
+  char folder[4096];
+  std::size_t folder_length = 0, length = 0;
+  if (path != nullptr && path[0] != '/') {
     const long used = kernel::current_directory(folder, sizeof folder - 1);  // with its NUL
-    // A folder that is too deep for the call, or gone: the snapshot is as one opened by descriptor.
-    if (used <= 0) return 0;
-    folder_length = static_cast<std::size_t>(used);
-    folder[folder_length - 1] = '/';
+    if (used > 0) {
+      folder_length = static_cast<std::size_t>(used);
+      folder[folder_length - 1] = '/';
+    } else {
+      path = nullptr;  // a folder that is too deep for the call, or gone: as one opened by descriptor
+    }
   }
-  const std::size_t length = std::strlen(path);
-  into = static_cast<char*>(std::malloc(folder_length + length + 1));
-  if (into == nullptr) return ENOMEM;
-  std::memcpy(into, folder, folder_length);
-  std::memcpy(into + folder_length, path, length + 1);
-  return 0;
+  if (path != nullptr) length = std::strlen(path) + 1;
+  void* const place = std::malloc(sizeof(still_snapshot) + folder_length + length);
+  if (place == nullptr) return nullptr;
+  auto* const one = new (place) still_snapshot;
+  auto* const behind = reinterpret_cast<char*>(one + 1);
+  if (folder_length > 0) std::memcpy(behind, folder, folder_length);
+  if (length > 0) std::memcpy(behind + folder_length, path, length);
+  one->named = length > 0;
+  return one;
+}
+
+static_assert(std::is_trivially_destructible_v<still_snapshot>);
+void free_snapshot(still_snapshot* one) noexcept {
+  std::free(one);
 }
 
 const char* remedy_for(int error, const request& wanted, const facts& known) noexcept {
@@ -229,8 +246,8 @@ int read_options(const still_options* options, request& into) noexcept {
   into.offset = known.offset;
   into.length = known.length;
   into.memory_budget = known.memory_budget != 0 ? known.memory_budget : settings::instance().memory_budget;
-  into.access = known.access;
-  into.fork = known.fork;
+  into.access = static_cast<std::int8_t>(known.access);
+  into.fork = static_cast<std::int8_t>(known.fork);
   into.strict = (known.flags & STILL_STRICT) != 0;
   into.synced = (known.flags & STILL_SYNCED) != 0;
   into.populate = (known.flags & STILL_POPULATE) != 0;
@@ -240,25 +257,19 @@ int read_options(const still_options* options, request& into) noexcept {
 
 int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
                   record* record) noexcept {
-  still_snapshot* const one = new (std::nothrow) still_snapshot;
+  still_snapshot* const one = make_snapshot(path);
   if (one == nullptr) return fail({ENOMEM, path != nullptr ? path : "", "", "", culprits::none, 0, 0});
-  int error = open_into(path, caller_fd, wanted, *one, record);
-  if (error == 0 && path != nullptr && (error = absolute(path, one->path)) != 0) {
-    one->by->release(one->held);
-    fail({error, path, "", "", culprits::none, 0, 0});
-  }
-  if (error == 0) {
+  const int error = open_into(path, caller_fd, wanted, *one, record);
+  if (error == 0)
     *out = one;
-  } else {
-    delete one;
-  }
+  else
+    free_snapshot(one);
   return error;
 }
 
 int open_into(const char* path, int caller_fd, const request& wanted, still_snapshot& into,
               record* record) noexcept {
-  opening from;
-  from.wanted = wanted;
+  opening from(wanted);
   from.caller_fd = caller_fd;
   char name[32];
   if (path == nullptr) std::snprintf(name, sizeof name, "descriptor %d", caller_fd);
@@ -289,12 +300,20 @@ int open_into(const char* path, int caller_fd, const request& wanted, still_snap
       return failed(error, "the range lies beyond the end of the file");
   }
 
-  from.chosen = choose(from.known, wanted, look_at_machine(from.known, length));
-  // With a descriptor more there would have been a way.
-  if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
-    return failed(error_of(anew), from.chosen.refusal_reason);
+  machine here = look_at_machine();
+  const auto choose_anew = [&] { std::construct_at(&from.chosen, choose(from.known, wanted, here)); };
+  choose_anew();
   const char* reason = "";
-  const int error = walk(from, into, reason);
+  int error = -1;
+  if (record == nullptr && !from.chosen.leases_matter) error = walk(from, into, reason);
+  if (error != 0) {
+    look_at_leases(from, length, here);
+    choose_anew();
+    // With a descriptor more there would have been a way.
+    if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
+      return failed(error_of(anew), from.chosen.refusal_reason);
+    error = walk(from, into, reason);
+  }
   if (record != nullptr) *record = {from.known, from.chosen};
   if (error != 0) {
     const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
@@ -311,15 +330,15 @@ int open_into(const char* path, int caller_fd, const request& wanted, still_snap
 
 void close_snapshot(still_snapshot* one) noexcept {
   one->by->release(one->held);
-  std::free(one->path);
-  delete one;
+  free_snapshot(one);
 }
 
 bool has_changed(const still_snapshot& one) noexcept {
   const stamps& taken = one.held.taken;
   stamps named;
-  if (one.path != nullptr) {
-    if (read_stamps(-1, one.path, named) != 0) return true;
+  const char* const path = one.path();
+  if (path != nullptr) {
+    if (read_stamps(-1, path, named) != 0) return true;
     if (named.device != taken.device || named.inode != taken.inode || named.size != taken.size) return true;
   }
   if (one.how == STILL_SEALED) return false;
@@ -329,13 +348,13 @@ bool has_changed(const still_snapshot& one) noexcept {
     if (warden::is_whole(hold) && read_stamps(hold.under->fd, nullptr, now) == 0 && now.size == taken.size)
       return false;
   }
-  if (!one.proof_by_stamps || one.path == nullptr) return true;
-  // Armed anew in between, so that a store through a mapping made since shows as well.
-  const descriptor file(static_cast<int>(kernel::open_read_only(one.path, O_NONBLOCK)));
+  if (!one.proof_by_stamps || path == nullptr) return true;
+  // Armed anew in between, so that a store through a mapping made since shows as well. A write that is under way
+  // moved the stamps when it began.
+  const descriptor file(static_cast<int>(kernel::open_read_only(path, O_NONBLOCK)));
   stamps before, after;
   if (!file || read_stamps(file.get(), nullptr, before) != 0 || before != taken) return true;
   if (kernel::write_back(file.get()) != 0) return true;
-  kernel::seek_data(file.get());
   return read_stamps(file.get(), nullptr, after) != 0 || after != taken;
 }
 

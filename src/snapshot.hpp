@@ -13,13 +13,16 @@
 struct still_snapshot {
   std::atomic<std::uint32_t> owners{1};
   std::atomic<std::uint8_t> utf8{0};  // 0: not looked at, 1: valid, 2: not
-  bool never_changes = false;    // sealed memory, fs-verity: as long as the file exists
+  bool never_changes = false;         // sealed memory, fs-verity: as long as the file exists
   bool proof_by_stamps = false;       // a file system and a level where equal stamps prove equal bytes
+  bool named = false;                 // its path lies behind it
   still_backing how = STILL_AUTO;
   const stillmap::way* by = nullptr;
   stillmap::held held;
   stillmap::request asked;  // for refresh
-  char* path = nullptr;     // absolute, of malloc; nullptr: opened by descriptor
+
+  // Absolute, as it stood at the open; nullptr: opened by descriptor.
+  const char* path() const noexcept { return named ? reinterpret_cast<const char*>(this + 1) : nullptr; }
 };
 
 namespace stillmap {
@@ -36,7 +39,7 @@ int read_options(const still_options* options, request& into) noexcept;
 // path or (path nullptr) caller_fd. `record` may be null. Fails with fail().
 int open_snapshot(const char* path, int caller_fd, const request& wanted, still_snapshot** out,
                   record* record) noexcept;
-// The same into a snapshot of the caller's, freshly made, which is left without a path. Allocates nothing.
+// The same into a snapshot of the caller's, freshly made. Allocates nothing but memory for the bytes.
 int open_into(const char* path, int caller_fd, const request& wanted, still_snapshot& into,
               record* record) noexcept;
 void close_snapshot(still_snapshot* one) noexcept;

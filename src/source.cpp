@@ -211,6 +211,7 @@ long gather(int fd, facts& into) noexcept {
       break;
     case file_system::tmpfs:
     case file_system::hugetlbfs: {
+      if (into.links != 0) break;  // only a memfd takes seals, which has no name
       const long seals = kernel::seals(fd);
       constexpr long enough = F_SEAL_WRITE | F_SEAL_SHRINK;  // F_SEAL_FUTURE_WRITE lets older mappings write
       into.sealed_memory = seals > 0 && (seals & enough) == enough;
@@ -225,17 +226,16 @@ long gather(int fd, facts& into) noexcept {
       into.loop_root_only = loop.root_only;
       break;
     }
-    case file_system::ext4:
-    case file_system::xfs:
-    case file_system::btrfs:
-      into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links);
-      break;
     default:
       break;
   }
-  if (into.system == file_system::tmpfs && !into.sealed_memory)
-    into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links);
+  into.at_rest = kernel::wall_now_ns() - into.at_open.change_ns > fault_max_ns;
   return 0;
+}
+
+void gather_for_leases(int fd, facts& into) noexcept {
+  if (into.kind != file_kind::regular || !leases_hold(into.system) || into.sealed_memory) return;
+  into.under_overlay = below_overlay_upper(fd, into.at_open.device, into.links);
 }
 
 }  // namespace stillmap

@@ -59,14 +59,26 @@ struct facts {
   bool read_only_kind = false;       // squashfs, erofs, iso9660
   bool loop_over_file = false;       // ... on a loop device over a file
   bool loop_root_only = false;       // ... that root alone may write
+  bool at_rest = false;              // unchanged for longer than fault_max_ns
   bool under_overlay = false;        // below the upper directory of an overlay that our mount namespace shows
 };
+
+// A page fault that is under way for longer than this is not reckoned with.
+constexpr std::int64_t fault_max_ns = 10'000'000'000;
+
+// Every writer passes through this inode and meets a lease there. f2fs and bcachefs follow where the kernel
+// tests pass on them.
+constexpr bool leases_hold(file_system system) noexcept {
+  return system == file_system::ext4 || system == file_system::xfs || system == file_system::btrfs ||
+         system == file_system::tmpfs;
+}
 
 const char* name_of(file_kind kind) noexcept;
 const char* name_of(file_system system) noexcept;
 
-// Fills *into from an open descriptor. 0 or -errno.
+// Fills *into from an open descriptor, but for what only leases hang on. 0 or -errno.
 long gather(int fd, facts& into) noexcept;
+void gather_for_leases(int fd, facts& into) noexcept;
 
 // Stamps of the inode behind fd (path nullptr), or of what path names now. 0 or -errno.
 long read_stamps(int fd, const char* path, stamps& into) noexcept;

@@ -20,6 +20,6 @@ extern "C" int still_validate_utf8(const still_snapshot* snapshot) {
   }
   return known.load(std::memory_order_relaxed) == 1
              ? 0
-             : fail({EILSEQ, snapshot->path != nullptr ? snapshot->path : "snapshot",
+             : fail({EILSEQ, snapshot->path() != nullptr ? snapshot->path() : "snapshot",
                      "the bytes are not valid UTF-8", "", culprits::none, 0, 0});
 }

@@ -18,22 +18,24 @@ namespace pager {
 struct region;
 }
 
-// What a way of holding hands back. One of the owners is in use.
+// What a way of holding hands back. In the order that takes the least room: there may be many.
 struct held {
   const std::byte* data = nullptr;
   std::size_t size = 0;
-  still_consistency when = STILL_TORN;
-  stamps taken;          // of the file, as it was when the bytes were taken
-  bool stamped = false;  // `taken` belongs to these very bytes
+  stamps taken;  // of the file, as it was when the bytes were taken
 
-  pool::buffer buffer;          // copied
-  std::byte* mapped = nullptr;  // pages of the file, of its clone, of a spill
-  std::size_t mapped_bytes = 0;
-  warden::hold* hold = nullptr;     // leased
+  // A buffer of the pool; pages of the file, of its clone, of a spill.
+  std::byte* mapped = nullptr;
+  std::size_t mapped_bytes = 0;     // 0: at a given place, another's to unmap
   std::uint64_t charged_bytes = 0;  // of the memory budget
-  int lock_fd = -1;                 // cooperative: bears the locks
-  std::int64_t lock_mark = 0;       // ... and this offset, which tells that it is ours
-  pager::region* region = nullptr;  // paged; in `mapped`, nullptr where that is all tail
+  union {
+    warden::hold* hold = nullptr;  // leased
+    pager::region* region;         // paged; in `mapped`, nullptr where that is all tail
+    std::int64_t lock_mark;        // cooperative: the offset of lock_fd, which tells that it is ours
+  };
+  int lock_fd = -1;  // cooperative: bears the locks
+  still_consistency when = STILL_TORN;
+  bool stamped = false;  // `taken` belongs to these very bytes
 };
 
 // What one open works on.
@@ -41,13 +43,13 @@ struct opening {
   descriptor file;     // ours: opened by us, or opened anew; empty where that could not be done
   int caller_fd = -1;  // the caller's, where it was opened by descriptor
   facts known;
-  request wanted;
+  const request& wanted;
   plan chosen;
 
-  held arrived;  // of a stream, what came before a copy of it met the budget: it comes once
+  pool::buffer arrived;  // of a stream, what came before a copy of it met the budget: it comes once
   std::size_t arrived_bytes = 0;
 
-  opening() = default;
+  explicit opening(const request& asked) noexcept : wanted(asked) {}
   ~opening() { drop_arrived(); }
   void drop_arrived() noexcept;
   int fd() const noexcept { return file ? file.get() : caller_fd; }
@@ -78,9 +80,6 @@ struct way {
 
 extern const way sealed_way, leased_way, cloned_way, copied_way, spilled_way, paged_way, cooperative_way,
     trusted_way;
-
-// A page fault that is under way for longer than this is not reckoned with.
-constexpr std::int64_t fault_max_ns = 10'000'000'000;
 
 // A descriptor of our own for another's file: a duplicate would share its offset, signal and lease. 0 or -errno.
 long open_anew(int fd, const facts& known, descriptor& into) noexcept;

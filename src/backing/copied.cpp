@@ -14,21 +14,24 @@ namespace stillmap {
 namespace {
 
 void drop(held& into) noexcept {
-  into.mapped = nullptr;  // another's
-  if (into.buffer) pool::give_back(std::exchange(into.buffer, {}));
+  const pool::buffer recycled{std::exchange(into.mapped, nullptr), std::exchange(into.mapped_bytes, 0)};
+  if (recycled.bytes > 0) pool::give_back(recycled);
   memory::discharge(std::exchange(into.charged_bytes, 0));
 }
 
 taking shape(const opening& from, held& into, std::size_t needed) noexcept {
-  if (into.buffer.bytes >= needed) return {};
+  if (into.mapped_bytes >= needed) return {};
   drop(into);
   // A snapshot's own budget is for its bytes; the process's for what is really taken.
   const std::size_t capacity = pool::capacity_for(needed);
   if (needed - from.wanted.padding > from.wanted.memory_budget || !memory::charge(capacity, UINT64_MAX))
     return {STILL_ERROR_OVER_BUDGET, "the copy would need more private memory than memory_budget allows"};
   into.charged_bytes = capacity;
-  into.buffer = pool::take(needed);
-  return into.buffer ? taking{} : taking{ENOMEM, "no memory for the copy"};
+  const pool::buffer recycled = pool::take(needed);
+  if (!recycled) return {ENOMEM, "no memory for the copy"};
+  into.mapped = recycled.data;
+  into.mapped_bytes = recycled.bytes;
+  return {};
 }
 
 constexpr destination recycled{shape, drop, nullptr, false};
@@ -63,16 +66,16 @@ taking take_stream(opening& from, held& into) noexcept {
     if (const taking none = shape(from, bigger, room + wanted.padding); none.error != 0) {
       drop(bigger);
       from.arrived_bytes = used;
-      from.arrived = std::exchange(into, {});
+      from.arrived = {into.mapped, into.mapped_bytes};
+      into = {};
       return none;
     }
-    if (used > 0) std::memcpy(bigger.buffer.data, into.buffer.data, used);
+    if (used > 0) std::memcpy(bigger.mapped, into.mapped, used);
     drop(into);
-    into.buffer = bigger.buffer;
-    into.charged_bytes = bigger.charged_bytes;
-    room = into.buffer.bytes - wanted.padding;
+    into = bigger;
+    room = into.mapped_bytes - wanted.padding;
     const std::size_t limit = std::min<std::uint64_t>(room, enough);
-    if (const taking failed = read_on(from.fd(), into.buffer.data, limit, used, ended); failed.error != 0) {
+    if (const taking failed = read_on(from.fd(), into.mapped, limit, used, ended); failed.error != 0) {
       drop(into);
       return failed;
     }
@@ -98,7 +101,9 @@ std::uint64_t private_bytes(const held& one) noexcept {
 }  // namespace
 
 void opening::drop_arrived() noexcept {
-  drop(arrived);
+  if (arrived.bytes > 0) pool::give_back(arrived);
+  memory::discharge(arrived.bytes);
+  arrived = {};
   arrived_bytes = 0;
 }
 

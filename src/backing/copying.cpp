@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "memory.hpp"
+#include "pool.hpp"
 #include "warden/warden.hpp"
 
 namespace stillmap {
@@ -19,10 +21,10 @@ constexpr std::int64_t stamp_grain_ns = 20'000'000;
 
 // Zeros behind the last byte. A store into a spill could meet a full disk after all: the kernel's copy says
 // so, ours would die.
-bool pad(held& into, std::size_t length, std::uint32_t padding, bool zeroed) noexcept {
-  if (zeroed) return true;
-  std::byte* const end = memory_of(into) + length;
-  if (into.buffer) {
+bool pad(held& into, std::size_t length, std::uint32_t padding, const destination& to) noexcept {
+  if (to.zeroed) return true;
+  std::byte* const end = into.mapped + length;
+  if (!to.in_file) {
     std::memset(end, 0, padding);
     return true;
   }
@@ -58,7 +60,7 @@ struct copier {
       return fails({bad, "the file became shorter"});
     if (const taking none = to.shape(from, into, length + from.wanted.padding); none.error != 0)
       return fails(none);
-    if (const long bad = kernel::pread(from.fd(), memory_of(into), length, from.wanted.offset, done);
+    if (const long bad = kernel::pread(from.fd(), into.mapped, length, from.wanted.offset, done);
         bad != 0)
       return fails({error_of(bad), "read"});
     return done == length ? attempt::taken : attempt::changed;
@@ -75,7 +77,7 @@ struct copier {
       const std::size_t wanted = std::min(done - at, piece_bytes);
       std::size_t got = 0;
       if (kernel::pread(from.fd(), piece.data, wanted, from.wanted.offset + at, got) != 0 || got != wanted ||
-          std::memcmp(piece.data, memory_of(into) + at, wanted) != 0)
+          std::memcmp(piece.data, into.mapped + at, wanted) != 0)
         result = attempt::changed;
       at += wanted;
     }
@@ -108,34 +110,37 @@ struct copier {
     return result;
   }
 
+  // For a write that is under way, and moved the stamps at its start. It holds the inode lock, which SEEK_DATA
+  // takes, and behind the end there is nothing to look for. On XFS it is the read that takes the lock.
+  bool waits_for_a_write() noexcept {
+    if (from.known.system == file_system::xfs) return true;
+    const long found = kernel::seek_data(from.fd(), std::numeric_limits<std::int64_t>::max());
+    return found >= 0 || found == -ENXIO;
+  }
+
   attempt between_stamps() noexcept {
     const int fd = from.fd();
     stamps before, after;
     if (const long bad = read_stamps(fd, nullptr, before); bad != 0) return fails({error_of(bad), "statx"});
     if (!from.chosen.stamps_are_fine && kernel::wall_now_ns() - before.change_ns < stamp_grain_ns)
       return attempt::changed;
-    const bool armed = kernel::write_back(fd) == 0;
-    const long waited = kernel::seek_data(fd);
+    const bool armed = kernel::write_back(fd) == 0 && waits_for_a_write();
     const attempt result = read(before.size);
     if (result != attempt::taken) return result;
     if (kernel::wall_now_ns() - before.change_ns < fault_max_ns) {
-      if (kernel::write_back(fd) != 0) return attempt::changed;
-      kernel::seek_data(fd);
+      if (kernel::write_back(fd) != 0 || !waits_for_a_write()) return attempt::changed;
       if (const attempt again = reads_the_same(); again != attempt::taken) return again;
     }
     if (const long bad = read_stamps(fd, nullptr, after); bad != 0) return fails({error_of(bad), "statx"});
     into.taken = after;
-    if (!armed || (waited < 0 && waited != -ENXIO) || before != after) return attempt::changed;
+    if (!armed || before != after) return attempt::changed;
     into.when = STILL_VERIFIED;
     return result;
   }
 
   // Nothing has touched it for longer than any page fault takes. The stamps of the open are the first of the
   // verifying order then, which costs less than a lease; and where any copy will do there is nothing to prove.
-  bool is_quiet() const noexcept {
-    return kernel::wall_now_ns() - from.known.at_open.change_ns > fault_max_ns;
-  }
-  attempt while_quiet() noexcept {
+  attempt at_rest() noexcept {
     const int fd = from.fd();
     const stamps& before = from.known.at_open;
     if (from.wanted.require == STILL_TORN) {
@@ -143,8 +148,7 @@ struct copier {
       into.when = STILL_TORN;
       return read(before.size);
     }
-    if (kernel::write_back(fd) != 0) return attempt::changed;
-    if (const long waited = kernel::seek_data(fd); waited < 0 && waited != -ENXIO) return attempt::changed;
+    if (kernel::write_back(fd) != 0 || !waits_for_a_write()) return attempt::changed;
     const attempt result = read(before.size);
     if (result != attempt::taken) return result;
     if (const long bad = read_stamps(fd, nullptr, into.taken); bad != 0) return fails({error_of(bad), "statx"});
@@ -166,12 +170,12 @@ struct copier {
 
 taking finish_copy(held& into, std::size_t length, std::uint32_t padding, const destination& to) noexcept {
   into.size = length;
-  into.data = memory_of(into);
+  into.data = into.mapped;
   if (into.data == nullptr) {
     into.data = memory::zeros();
     return {};
   }
-  if (!pad(into, length, padding, to.zeroed)) return to.drop(into), taking{EIO, "the padding could not be written"};
+  if (!pad(into, length, padding, to)) return to.drop(into), taking{EIO, "the padding could not be written"};
   const taking settled = to.settle != nullptr ? to.settle(into) : taking{};
   if (settled.error != 0) to.drop(into);
   return settled;
@@ -180,17 +184,17 @@ taking finish_copy(held& into, std::size_t length, std::uint32_t padding, const 
 taking copy_sized(opening& from, held& into, const destination& to) noexcept {
   copier work{from, into, to, {}, 0, {}};
   const still_consistency require = from.wanted.require;
-  const int attempts = require == STILL_TORN || to.slow ? attempts_few : attempts_max;
+  const int attempts = require == STILL_TORN || to.in_file ? attempts_few : attempts_max;
   bool try_lease = from.chosen.copy_may_lease;
   // A writer would wait for as long as the copy takes.
-  if (to.slow && from.chosen.copy_witness == witness::stamps && require != STILL_POINT_IN_TIME)
+  if (to.in_file && from.chosen.copy_witness == witness::stamps && require != STILL_POINT_IN_TIME)
     try_lease = false;
   const auto done = [&](std::size_t length, bool stamped) {
     into.stamped = stamped;
     return finish_copy(into, length, from.wanted.padding, to);
   };
-  if (from.chosen.copy_witness == witness::stamps && require <= STILL_VERIFIED && !to.slow && work.is_quiet()) {
-    const attempt result = work.while_quiet();
+  if (from.chosen.copy_at_rest && !to.in_file) {
+    const attempt result = work.at_rest();
     if (result == attempt::failed) return to.drop(into), work.error;
     if (result == attempt::taken) return done(work.done, require != STILL_TORN);
   }

@@ -9,10 +9,10 @@
 //   time.
 // - Time stamps, in the order that let no impossible state through (tests/kernel/stamps.cpp): statx,
 //   sync_file_range (write-protects mapped pages, so that the next store moves the stamps), lseek(SEEK_DATA)
-//   (waits for a write under way), read, statx. Verified. One hole remains: a page fault moves the stamps
-//   first and makes the page writable a moment later; where it was between the two all through statx and
-//   sync_file_range, stores go unseen. So a file that changed lately is armed and read once more, and must be
-//   the same: then it was like that at the instant between the two reads.
+//   (waits for a write under way; on XFS the read does), read, statx. Verified. One hole remains: a page fault
+//   moves the stamps first and makes the page writable a moment later; where it was between the two all
+//   through statx and sync_file_range, stores go unseen. So a file that changed lately is armed and read once
+//   more, and must be the same: then it was like that at the instant between the two reads.
 // - Neither: torn.
 #pragma once
 
@@ -25,14 +25,9 @@ struct destination {
   taking (*shape)(const opening& from, held& into, std::size_t bytes) noexcept;
   void (*drop)(held& into) noexcept;
   taking (*settle)(held& into) noexcept;  // all bytes are there; may be nullptr
-  bool slow;                              // a copy may take seconds
+  bool in_file;                           // a copy may take seconds, and a store into it may fail
   bool zeroed = false;                    // what lies behind the last byte is zero already
 };
-
-// The bytes of one placed by its caller are in `mapped`, as those of a spill are.
-inline std::byte* memory_of(const held& one) noexcept {
-  return one.buffer ? one.buffer.data : one.mapped;
-}
 
 // A file with a size.
 taking copy_sized(opening& from, held& into, const destination& to) noexcept;

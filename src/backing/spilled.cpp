@@ -75,7 +75,7 @@ taking take_stream(opening& from, held& into) noexcept {
       }
       if (from.arrived_bytes > 0) {
         for (std::size_t done = 0; done < from.arrived_bytes;) {
-          const long got = kernel::copy_own(file.data() + done, from.arrived.buffer.data + done,
+          const long got = kernel::copy_own(file.data() + done, from.arrived.data + done,
                                             from.arrived_bytes - done);
           if (got <= 0) {
             result = {EIO, "the private temporary file could not be written"};

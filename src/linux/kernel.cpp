@@ -115,8 +115,8 @@ long seek(int fd, std::int64_t offset) noexcept {
 long tell(int fd) noexcept {
   return call(SYS_lseek, fd, 0, SEEK_CUR);
 }
-long seek_data(int fd) noexcept {
-  return call(SYS_lseek, fd, 0, SEEK_DATA);
+long seek_data(int fd, std::int64_t offset) noexcept {
+  return call(SYS_lseek, fd, offset, SEEK_DATA);
 }
 long stat(int fd, const char* path, struct statx* into) noexcept {
   constexpr unsigned mount_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, Linux 6.8

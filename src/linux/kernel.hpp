@@ -43,7 +43,7 @@ bool is_readable(int fd) noexcept;  // now
 long status_flags(int fd) noexcept;  // F_GETFL
 long seek(int fd, std::int64_t offset) noexcept;
 long tell(int fd) noexcept;
-long seek_data(int fd) noexcept;  // lseek(fd, 0, SEEK_DATA): waits for the inode lock
+long seek_data(int fd, std::int64_t offset) noexcept;  // -ENXIO: no data from there on
 long stat(int fd, const char* path,
           struct statx* into) noexcept;  // path "" or nullptr: the descriptor itself
 long filesystem(int fd, struct statfs* into) noexcept;

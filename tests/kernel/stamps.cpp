@@ -6,14 +6,15 @@
 //     statx, sync_file_range, lseek(SEEK_DATA), read, statx
 //
 // sync_file_range cleans the pages, so that the next store through a mapping moves ctime again; SEEK_DATA
-// waits for a write(2) that is under way, whose ctime moved when it began; equal stamps then mean: nothing in
-// between.
+// waits for a write(2) that is under way, whose ctime moved when it began (on XFS the read does, and SEEK_DATA is
+// left out); equal stamps then mean: nothing in between.
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
 #include <atomic>
 #include <functional>
+#include <limits>
 #include <thread>
 
 #include "fixture.hpp"
@@ -169,7 +170,11 @@ TEST_P(Stamp, IsToBeBelievedOnlyAfterACallThatWaitsForAWriteUnderWay) {
     thread.join();
     return hung;
   };
-  const auto seek_data = [](int fd) { lseek(fd, 0, SEEK_DATA); };
+  // Behind the end, where it need not look at the file's blocks.
+  const auto seek_data = [](int fd) {
+    EXPECT_EQ(lseek(fd, std::numeric_limits<off_t>::max(), SEEK_DATA), -1);
+    EXPECT_EQ(errno, ENXIO);
+  };
   const auto read_it = [](int fd) {
     char byte;
     EXPECT_EQ(pread(fd, &byte, 1, 0), 1);
@@ -324,7 +329,9 @@ TEST_P(StampOfAStore, InTheVerifyingOrderLetsNoImpossibleStateThrough) {
     ++tried;
     const auto before = stat_of(reader);
     ASSERT_EQ(write_back(reader), 0);
-    ASSERT_EQ(lseek(reader, 0, SEEK_DATA), 0);
+    if (!on("XFS")) {
+      ASSERT_EQ(lseek(reader, std::numeric_limits<off_t>::max(), SEEK_DATA), -1);
+    }
     copy_pairs(reader, tried % 2 == 0, &bytes);
     if (!equal_stamps(before, stat_of(reader))) continue;
     ++accepted;

@@ -388,6 +388,34 @@ TEST_P(Choice, PlansWhatTheSituationAllows) {
 
 INSTANTIATE_TEST_SUITE_P(Table, Choice, testing::ValuesIn(situations));
 
+// What hangs on leases alone is asked for only where the first way to be tried is not a copy without one.
+TEST(Choice, OfASmallFileAtRestNeedsNothingOfLeases) {
+  const auto matter = [](bool at_rest, file_system system, still_consistency require, std::uint64_t bytes,
+                         still_backing backing = STILL_AUTO, bool sealed = false) {
+    facts file;
+    file.system = system;
+    file.at_rest = at_rest;
+    file.sealed_memory = sealed;
+    file.at_open.size = bytes;
+    request wanted;
+    wanted.backing = backing;
+    wanted.require = require;
+    wanted.memory_budget = 1024 * mib;
+    machine here;
+    here.may_lease = false;  // not known
+    return choose(file, wanted, here).leases_matter;
+  };
+  EXPECT_FALSE(matter(true, file_system::ext4, STILL_VERIFIED, kib));
+  EXPECT_FALSE(matter(true, file_system::tmpfs, STILL_TORN, kib));
+  EXPECT_FALSE(matter(true, file_system::ext4, STILL_VERIFIED, 64 * mib, STILL_COPIED));
+  EXPECT_TRUE(matter(false, file_system::ext4, STILL_VERIFIED, kib)) << "it may be changing";
+  EXPECT_TRUE(matter(true, file_system::ext4, STILL_POINT_IN_TIME, kib)) << "the lease is the proof";
+  EXPECT_TRUE(matter(true, file_system::tmpfs, STILL_VERIFIED, kib)) << "stamps prove nothing there";
+  EXPECT_TRUE(matter(true, file_system::ext4, STILL_VERIFIED, 64 * mib)) << "it would be leased";
+  EXPECT_TRUE(matter(true, file_system::ext4, STILL_VERIFIED, kib, STILL_LEASED));
+  EXPECT_TRUE(matter(true, file_system::tmpfs, STILL_TORN, kib, STILL_AUTO, true)) << "its nature is the proof";
+}
+
 TEST(Choice, NamesEveryBackingExactlyOnce) {
   for (const situation& given : situations) {
     facts file;

@@ -31,6 +31,7 @@ class OverlayUpper : public testing::Test {
     const descriptor file(::open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0644));
     facts known;
     EXPECT_EQ(gather(file.get(), known), 0) << path;
+    gather_for_leases(file.get(), known);
     return known.under_overlay;
   }
   std::string upper_, beside_;

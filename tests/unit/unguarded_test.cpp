@@ -110,7 +110,9 @@ TEST_F(Unguarded, CooperativeNamesWhoHoldsTheLock) {
     EXPECT_EQ(said, 'y');
     still_snapshot* one = nullptr;
     EXPECT_EQ(open(STILL_COOPERATIVE, &one), STILL_ERROR_BUSY_WRITER);
-    EXPECT_NE(std::strstr(still_message(), ("(" + std::to_string(holder) + ")").c_str()), nullptr)
+    std::string named = std::to_string(holder);
+    named.insert(0, 1, '(').push_back(')');
+    EXPECT_NE(std::strstr(still_message(), named.c_str()), nullptr)
         << still_message();
     ::kill(holder, SIGKILL);
     ::waitpid(holder, nullptr, 0);
