@@ -95,13 +95,18 @@ plan choose(const facts& file, const request& wanted, const machine& here,
 
   const bool provable = result.copy_witness == witness::stamps && wanted.require == STILL_VERIFIED;
   const bool unproved = result.copy_witness != witness::nature && wanted.require == STILL_TORN;
-  result.copy_at_rest = sized && file.at_rest && (provable || unproved);
+  // A copy that stands in for a lease is to prove as much.
+  result.warm_copy = here.warm_memory && result.length > limits.copy_max;
+  result.copy_at_rest = sized && file.at_rest && (provable || unproved) && !result.warm_copy;
 
   const std::uint64_t budget =
       wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
   const bool affordable = result.length <= budget;
-  const bool small =
-      result.length <= (wanted.access == STILL_ACCESS_RANDOM ? limits.copy_random_max : limits.copy_max);
+  const std::uint64_t copy_max = wanted.access == STILL_ACCESS_RANDOM ? limits.copy_random_max
+                                 : !here.warm_memory                  ? limits.copy_max
+                                 : file.small_folios                  ? limits.copy_small_folios_max
+                                                                      : limits.copy_warm_max;
+  const bool small = result.length <= copy_max;
 
   const auto sealed = [&] {
     if (!sized) return build.pass(STILL_SEALED, "not a regular file");

@@ -34,6 +34,7 @@ struct request {
 struct machine {
   bool may_lease = true;                   // the file is ours, or CAP_LEASE
   bool lease_room = true;                  // less than a quarter of RLIMIT_NOFILE goes to leases
+  bool warm_memory = false;                // a copy of that size meets memory that was used before
   bool multigrain_stamps = true;           // Linux 6.13 or later
   std::uint64_t budget_left = UINT64_MAX;  // private memory that the process may still take
 };
@@ -41,7 +42,7 @@ struct machine {
 // How a copy learns that nothing changed while it was taken.
 enum class witness : std::uint8_t {
   lease,   // a read lease held for the time of the copy: point in time
-  stamps,  // statx, sync_file_range, lseek(SEEK_DATA), read, statx: verified
+  stamps,  // statx, sync_file_range, lseek(SEEK_DATA) unless on XFS, read, statx: verified
   nature,  // what is read can be read only once, or nobody can write it through its file system: verified
   none,    // torn
 };
@@ -65,16 +66,19 @@ struct plan {
   witness copy_witness = witness::none;         // ... and what it falls back to
   still_consistency nature_level = STILL_TORN;  // what witness::nature proves
   bool copy_at_rest = false;    // nothing has touched it for long: a copy begins without a lease
+  bool warm_copy = false;       // a copy stands in for a mapping, because memory is warm
   bool leases_matter = true;    // false: the first way to be tried does without what is asked for their sake
   bool stamps_are_fine = true;  // multigrain; else one younger than the clock's grain proves nothing
   std::uint64_t length = 0;     // bytes of the range; a guess for what has no size
 };
 
-// Sizes at which the choice turns; docs/design.md has the measurement that each stands on.
+// Sizes at which the choice turns; crossing.hpp measures where the first ones lie on this machine.
 struct thresholds {
-  std::uint64_t copy_max = 512 * 1024;        // up to here a copy is cheaper than a mapping
-  std::uint64_t copy_random_max = 64 * 1024;  // ... where a part of the bytes will be read
-  std::uint64_t clone_min = 4 << 20;          // from here a clone is cheaper than a copy
+  std::uint64_t copy_max = 512 * 1024;             // up to here a copy is cheaper than a mapping
+  std::uint64_t copy_warm_max = 2 << 20;           // ... into memory that was used before
+  std::uint64_t copy_small_folios_max = 16 << 20;  // ... of a file that a mapping needs many faults for
+  std::uint64_t copy_random_max = 64 * 1024;       // ... where a part of the bytes will be read
+  std::uint64_t clone_min = 4 << 20;               // from here a clone is cheaper than a copy
 };
 
 // Kinds of file system that can share blocks between files; whether this one does is found out by trying.

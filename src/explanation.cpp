@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "crossing.hpp"
 #include "failure.hpp"
 
 namespace stillmap {
@@ -26,10 +27,24 @@ const char* witness_words(const plan& chosen) noexcept {
   }
 }
 
+std::string crossing_words() {
+  const crossing::costs* const measured = crossing::measure();
+  const thresholds& limits = crossing::limits(0);
+  const auto kib = [](std::uint64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; };
+  std::string text = kib(limits.copy_max) + "; into warm memory " + kib(limits.copy_warm_max) + ", in small folios " +
+                     kib(limits.copy_small_folios_max);
+  if (measured != nullptr) {
+    const auto us = [](std::int64_t ns) { return std::to_string((ns + 500) / 1000) + " us"; };
+    text += " (here a MiB takes " + us(measured->copy_mib) + " to copy, " + us(measured->map_mib) + " to map)";
+  }
+  return text;
+}
+
 }  // namespace
 
 int explain(const char* path, const request& wanted, still_explanation** out) noexcept try {
   auto result = std::make_unique<still_explanation>();
+  const std::string copied_up_to = crossing_words();  // measured first, for the plan goes by it
   result->error = open_snapshot(path, -1, wanted, &result->snapshot, &result->what);
   if (result->error != 0) result->message = message_of_last_failure();
   const facts& known = result->what.known;
@@ -46,6 +61,7 @@ int explain(const char* path, const request& wanted, still_explanation** out) no
     list.push_back({"fs-verity", yes_no(known.verity)});
     list.push_back({"read-only kind of file system", yes_no(known.read_only_kind)});
     list.push_back({"below an overlay's upper directory", yes_no(known.under_overlay)});
+    list.push_back({"copied up to", copied_up_to});
     list.push_back({"proof of a copy", witness_words(result->what.chosen)});
   }
   *out = result.release();

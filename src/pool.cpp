@@ -29,6 +29,7 @@ struct size_class {
   free_buffer* first = nullptr;
   std::uint32_t count = 0;
   std::uint32_t least = 0;  // fewest that lay here since the last trim: that many were of no use
+  std::uint32_t missed = 0;  // buffers that would lie here if mappings had been copies
 };
 
 struct shelf {
@@ -52,10 +53,13 @@ std::size_t class_of(std::size_t bytes) noexcept {
   return base_index * steps + (bytes - base + step - 1) / step;
 }
 
-// Half of what lay unused since the last trim: a program that once needed much gives it back within seconds
-// of needing less.
-free_buffer* take_unused() noexcept {
+// Now and then half of what lay unused since the last time: a program that once needed much gives it back within
+// seconds of needing less.
+free_buffer* trim() noexcept {
   free_buffer* result = nullptr;
+  const std::int64_t now = kernel::coarse_now_ns();
+  if (now < the_shelf.trim_again_ns) return result;
+  the_shelf.trim_again_ns = now + trim_interval_ns;
   for (size_class& each : the_shelf.of) {
     for (std::uint32_t surplus = (each.least + 1) / 2; surplus > 0; --surplus) {
       free_buffer* const one = each.first;
@@ -66,8 +70,17 @@ free_buffer* take_unused() noexcept {
       result = one;
     }
     each.least = each.count;
+    each.missed /= 2;
   }
   return result;
+}
+
+void unmap(free_buffer* first) noexcept {
+  while (first != nullptr) {
+    free_buffer* const following = first->next;
+    kernel::unmap(first, first->bytes);
+    first = following;
+  }
 }
 
 }  // namespace
@@ -75,6 +88,27 @@ free_buffer* take_unused() noexcept {
 std::size_t capacity_for(std::size_t bytes) noexcept {
   if (bytes > largest_bytes) return memory::page_ceiling(bytes);
   return memory::page_ceiling(class_bytes(class_of(bytes)));
+}
+
+bool is_warm(std::size_t bytes) noexcept {
+  if (bytes > largest_bytes) return false;
+  const std::lock_guard lock(the_shelf.mutex);
+  size_class& mine = the_shelf.of[class_of(bytes)];
+  return mine.first != nullptr || mine.missed > 0;
+}
+
+void note_closed_mapping(std::size_t bytes) noexcept {
+  constexpr std::uint32_t missed_max = 4;
+  if (bytes > largest_bytes) return;
+  const std::uint64_t limit = settings::instance().pool_bytes;
+  free_buffer* unused = nullptr;
+  {
+    const std::lock_guard lock(the_shelf.mutex);
+    unused = trim();
+    size_class& mine = the_shelf.of[class_of(bytes)];
+    if (the_shelf.kept_bytes + capacity_for(bytes) <= limit) mine.missed = std::min(mine.missed + 1, missed_max);
+  }
+  unmap(unused);
 }
 
 buffer take(std::size_t bytes) noexcept {
@@ -89,6 +123,7 @@ buffer take(std::size_t bytes) noexcept {
       the_shelf.kept_bytes -= capacity;
       return {reinterpret_cast<std::byte*>(one), capacity};
     }
+    if (mine.missed > 0) --mine.missed;
   }
   return {memory::map_private(capacity), capacity};
 }
@@ -106,17 +141,10 @@ void give_back(buffer one) noexcept {
       the_shelf.kept_bytes += one.bytes;
       kept = true;
     }
-    if (const std::int64_t now = kernel::coarse_now_ns(); now >= the_shelf.trim_again_ns) {
-      the_shelf.trim_again_ns = now + trim_interval_ns;
-      unused = take_unused();
-    }
+    unused = trim();
   }
   if (!kept) kernel::unmap(one.data, one.bytes);
-  while (unused != nullptr) {
-    free_buffer* const following = unused->next;
-    kernel::unmap(unused, unused->bytes);
-    unused = following;
-  }
+  unmap(unused);
 }
 
 std::uint64_t kept_bytes() noexcept {

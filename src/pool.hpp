@@ -22,6 +22,13 @@ buffer take(std::size_t bytes) noexcept;
 void give_back(buffer one) noexcept;
 
 std::size_t capacity_for(std::size_t bytes) noexcept;
+
+// Whether memory for a copy of so many bytes is worth having: a buffer waits, or would if a mapping of that size
+// that was closed (`note_closed_mapping`) had been a copy. Each such mapping answers for one buffer, so that who
+// opens a file once, or keeps all that it opens, never fills fresh memory, which costs several times a mapping.
+bool is_warm(std::size_t bytes) noexcept;
+void note_closed_mapping(std::size_t bytes) noexcept;
+
 std::uint64_t kept_bytes() noexcept;  // in the pool now
 
 void lock_for_fork() noexcept;

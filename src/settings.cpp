@@ -55,6 +55,7 @@ const settings& settings::instance() noexcept {
     if (one.reserve_bytes == 0) one.reserve_bytes = from_environment("STILLMAP_RESERVE_BYTES", 0);
     if (one.memory_budget == 0)
       one.memory_budget = from_environment("STILLMAP_MEMORY_BUDGET", machine_memory_bytes() / 2);
+    if (one.copy_max == 0) one.copy_max = from_environment("STILLMAP_COPY_MAX", 0);
     if (one.signal == 0) {
       const std::uint64_t number = from_environment("STILLMAP_SIGNAL", 0);
       if (number >= static_cast<std::uint64_t>(SIGRTMIN) && number <= static_cast<std::uint64_t>(SIGRTMAX))
@@ -91,6 +92,7 @@ int configure(const still_settings& wanted) noexcept try {
   one.reserve_bytes = known.reserve_bytes;
   one.memory_budget = known.memory_budget;
   one.signal = known.signal;
+  one.copy_max = known.copy_max;
   return 0;
 } catch (const std::bad_alloc&) {
   return ENOMEM;

@@ -15,6 +15,7 @@ struct settings {
   std::uint64_t pool_bytes = 0;  // recycled buffers that wait for the next copy
   std::uint64_t reserve_bytes = 0;
   std::uint64_t memory_budget = 0;  // private memory of all snapshots
+  std::uint64_t copy_max = 0;       // 0: as the machine is
   int signal = 0;                   // 0: the warden chooses
   std::string temporary_folder;
 

@@ -7,10 +7,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <type_traits>
 
+#include "crossing.hpp"
 #include "failure.hpp"
 #include "linux/kernel.hpp"
 #include "memory.hpp"
@@ -70,6 +70,12 @@ uid_t recent_user() noexcept {
   return user.load(std::memory_order_relaxed);
 }
 
+bool stamps_prove(const facts& known) noexcept {
+  return kernel_has_multigrain_stamps() &&
+         (known.system == file_system::ext4 || known.system == file_system::xfs ||
+          known.system == file_system::btrfs);
+}
+
 // What a plan is made from first: as if nothing could be leased.
 machine look_at_machine() noexcept {
   machine here;
@@ -79,18 +85,35 @@ machine look_at_machine() noexcept {
   here.budget_left = charged < budget ? budget - charged : 0;
   return here;
 }
-void look_at_leases(opening& from, std::uint64_t length, machine& here) noexcept {
+
+// Whether a copy of what would be leased otherwise may be cheaper, and then how the page cache holds it. Only where
+// the copy is as good as the lease: still_changed can be asked of it, but for tmpfs, and nothing stands that could
+// be joined.
+void look_for_a_copy(opening& from, std::uint64_t length, machine& here, const thresholds& limits) noexcept {
+  const request& wanted = from.wanted;
+  if (wanted.backing != STILL_AUTO || wanted.place != nullptr || wanted.strict || wanted.synced ||
+      wanted.access == STILL_ACCESS_RANDOM || length <= limits.copy_max || length > limits.copy_small_folios_max)
+    return;
+  const facts& known = from.known;
+  if (from.caller_fd >= 0 || !here.may_lease || !leases_hold(known.system) || known.under_overlay ||
+      !(stamps_prove(known) || known.system == file_system::tmpfs))
+    return;
+  if (length > crossing::far_bytes && !crossing::far_copy_pays()) return;
+  if (!pool::is_warm(length + wanted.padding) || warden::is_leased(known)) return;
+  here.warm_memory = true;
+  if (length <= limits.copy_warm_max) return;
+  // A fork meanwhile would leave a mapping in the child that keeps a lease of this descriptor from ending.
+  const std::shared_lock inside(warden::table::instance().gate);
+  gather_folios(from.fd(), wanted.offset, length, from.known);
+}
+
+void look_closer(opening& from, std::uint64_t length, machine& here, const thresholds& limits) noexcept {
   gather_for_leases(from.fd(), from.known);
   here.may_lease = recent_user() == from.known.owner || kernel::has_lease_capability();
   // Leases that last are for what is not copied: the limit need not be asked for below that.
-  if (length > thresholds{}.copy_random_max)
+  if (length > limits.copy_random_max)
     here.lease_room = warden::table::instance().live_leases.load() < kernel::descriptor_limit() / 4;
-}
-
-bool stamps_prove(const facts& known) noexcept {
-  return kernel_has_multigrain_stamps() &&
-         (known.system == file_system::ext4 || known.system == file_system::xfs ||
-          known.system == file_system::btrfs);
+  look_for_a_copy(from, length, here, limits);
 }
 
 // With the path from the root, as it stands now. nullptr: no memory.
@@ -158,6 +181,22 @@ bool lay_out_again(const request& wanted) noexcept {
   const std::size_t bytes = memory::page_ceiling(wanted.length + wanted.padding);
   return !kernel::failed(kernel::map(wanted.place, bytes, PROT_READ | PROT_WRITE,
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0));
+}
+
+// A small file at rest, without a look at what only leases hang on. False: nothing came of it, and it counts as one
+// that may be changing.
+bool take_at_rest(opening& from, still_snapshot& into) noexcept {
+  from.at_rest_alone = true;
+  const bool taken = copied_way.take(from, into.held).error == 0;
+  from.at_rest_alone = false;
+  if (taken) {
+    into.how = STILL_COPIED;
+    into.by = &copied_way;
+  } else {
+    into.held = {};
+    from.known.at_rest = false;
+  }
+  return taken;
 }
 
 // Walks the plan. 0, or the error that says most: of the way insisted on, else of the last one tried.
@@ -300,27 +339,25 @@ int open_into(const char* path, int caller_fd, const request& wanted, still_snap
       return failed(error, "the range lies beyond the end of the file");
   }
 
+  const thresholds& limits = crossing::limits(length);
   machine here = look_at_machine();
-  const auto choose_anew = [&] { std::construct_at(&from.chosen, choose(from.known, wanted, here)); };
-  choose_anew();
-  const char* reason = "";
-  int error = -1;
-  if (record == nullptr && !from.chosen.leases_matter) error = walk(from, into, reason);
-  if (error != 0) {
-    look_at_leases(from, length, here);
-    choose_anew();
+  from.chosen = choose(from.known, wanted, here, limits);
+  if (record != nullptr || from.chosen.leases_matter || !take_at_rest(from, into)) {
+    look_closer(from, length, here, limits);
+    from.chosen = choose(from.known, wanted, here, limits);
     // With a descriptor more there would have been a way.
     if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
       return failed(error_of(anew), from.chosen.refusal_reason);
-    error = walk(from, into, reason);
-  }
-  if (record != nullptr) *record = {from.known, from.chosen};
-  if (error != 0) {
-    const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
-    return failed(error, reason,
-                  !busy                                 ? culprits::none
-                  : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
-                                                        : culprits::writers);
+    const char* reason = "";
+    const int error = walk(from, into, reason);
+    if (record != nullptr) *record = {from.known, from.chosen};
+    if (error != 0) {
+      const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
+      return failed(error, reason,
+                    !busy                                 ? culprits::none
+                    : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
+                                                          : culprits::writers);
+    }
   }
   into.asked = wanted;
   into.never_changes = from.known.sealed_memory || from.known.verity;

@@ -13,10 +13,10 @@
 struct still_snapshot {
   std::atomic<std::uint32_t> owners{1};
   std::atomic<std::uint8_t> utf8{0};  // 0: not looked at, 1: valid, 2: not
-  bool never_changes = false;         // sealed memory, fs-verity: as long as the file exists
-  bool proof_by_stamps = false;       // a file system and a level where equal stamps prove equal bytes
-  bool named = false;                 // its path lies behind it
-  still_backing how = STILL_AUTO;
+  bool never_changes : 1 = false;     // sealed memory, fs-verity: as long as the file exists
+  bool proof_by_stamps : 1 = false;   // a file system and a level where equal stamps prove equal bytes
+  bool named : 1 = false;             // its path lies behind it
+  still_backing how : 8 = STILL_AUTO;
   const stillmap::way* by = nullptr;
   stillmap::held held;
   stillmap::request asked;  // for refresh

@@ -3,6 +3,7 @@
 
 #include <linux/magic.h>
 #include <linux/stat.h>
+#include <sys/mman.h>
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
@@ -26,7 +27,7 @@ constexpr long bcachefs_magic = static_cast<long>(0xca451a4e), cifs_magic = 0xff
 file_system system_of(long magic) noexcept {
   switch (magic & 0xffffffff) {
     case EXT4_SUPER_MAGIC:
-      return file_system::ext4;  // also ext2 and ext3, whose driver is ext4's
+      return file_system::ext4;  // also ext3, and ext2 where ext4's driver mounts it
     case XFS_SUPER_MAGIC:
       return file_system::xfs;
     case BTRFS_SUPER_MAGIC:
@@ -93,6 +94,9 @@ long find_system(int fd, const struct statx& found, file_system& into) noexcept 
   struct statfs answer;
   if (const long error = kernel::filesystem(fd, &answer); error != 0) return error;
   into = system_of(static_cast<long>(answer.f_type));
+  // ext2's own driver (CONFIG_EXT2_FS) has the same number, and writes without the inode lock that SEEK_DATA takes in
+  // ext4's; which of them it is shows in what they know of (ext4_getattr, ext2_getattr).
+  if (into == file_system::ext4 && (found.stx_attributes_mask & STATX_ATTR_VERITY) == 0) into = file_system::unknown;
   if (unique)
     slot.store(std::uint64_t{found.stx_mnt_id} << 8 | static_cast<std::uint64_t>(into),
                std::memory_order_relaxed);
@@ -111,6 +115,27 @@ stamps stamps_of(const struct statx& found) noexcept {
           nanoseconds(found.stx_mtime),
           (found.stx_mask & STATX_BTIME) != 0 ? nanoseconds(found.stx_btime) : 0};
 }
+
+// Whether a fault maps little of the range: looked at in its middle, through a mapping of our own, where madvise
+// reports what would be a SIGBUS. False where storage has to be waited for: then no copy of all is to be made.
+bool is_mapped_in_pieces(int fd, std::uint64_t offset, std::uint64_t length) noexcept {
+  constexpr std::uint64_t huge_bytes = std::uint64_t{2} << 20, little = std::uint64_t{256} << 10;
+  const std::uint64_t first = (offset + length / 2) & ~(huge_bytes - 1);
+  if (first < offset || first + huge_bytes > offset + length) return true;
+  const long address = kernel::map(nullptr, huge_bytes, PROT_READ, MAP_SHARED, fd, first);
+  if (kernel::failed(address)) return false;
+  const auto touch = [&](std::uint64_t at) {
+    return kernel::advise(reinterpret_cast<std::byte*>(address) + at, 1, MADV_POPULATE_READ) == 0;
+  };
+  const kernel::faults before = kernel::faults_of_thread();
+  const bool touched = touch(0) && touch(little);
+  const kernel::faults after = kernel::faults_of_thread();
+  kernel::unmap(reinterpret_cast<void*>(address), huge_bytes);
+  return touched && after.waited == before.waited && after.others - before.others > 1;
+}
+
+// A word holds a file's hash, and in its lowest bit what was seen.
+std::array<std::atomic<std::uint64_t>, 64> folios_seen{};
 
 }  // namespace
 
@@ -231,6 +256,24 @@ long gather(int fd, facts& into) noexcept {
   }
   into.at_rest = kernel::wall_now_ns() - into.at_open.change_ns > fault_max_ns;
   return 0;
+}
+
+void gather_folios(int fd, std::uint64_t offset, std::uint64_t length, facts& into) noexcept {
+  const stamps& file = into.at_open;
+  std::uint64_t hash = 0;
+  for (const std::uint64_t each : {file.device, file.inode, static_cast<std::uint64_t>(file.change_ns), offset, length,
+                                   static_cast<std::uint64_t>(kernel::coarse_now_ns() >> 30)}) {
+    hash = (hash ^ each) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 29;
+  }
+  std::atomic<std::uint64_t>& slot = folios_seen[hash >> 58];
+  const std::uint64_t seen = slot.load(std::memory_order_relaxed);  // one word: nothing else hangs on it
+  if (seen != 0 && (seen | 1) == (hash | 1)) {
+    into.small_folios = (seen & 1) != 0;
+    return;
+  }
+  into.small_folios = is_mapped_in_pieces(fd, offset, length);
+  slot.store((hash & ~std::uint64_t{1}) | std::uint64_t{into.small_folios}, std::memory_order_relaxed);
 }
 
 void gather_for_leases(int fd, facts& into) noexcept {

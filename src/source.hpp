@@ -60,6 +60,7 @@ struct facts {
   bool loop_over_file = false;       // ... on a loop device over a file
   bool loop_root_only = false;       // ... that root alone may write
   bool at_rest = false;              // unchanged for longer than fault_max_ns
+  bool small_folios = false;         // the page cache holds it so that a mapping takes many faults: known to
   bool under_overlay = false;        // below the upper directory of an overlay that our mount namespace shows
 };
 
@@ -79,6 +80,8 @@ const char* name_of(file_system system) noexcept;
 // Fills *into from an open descriptor, but for what only leases hang on. 0 or -errno.
 long gather(int fd, facts& into) noexcept;
 void gather_for_leases(int fd, facts& into) noexcept;
+// How the page cache holds the range; a hint, remembered for a second.
+void gather_folios(int fd, std::uint64_t offset, std::uint64_t length, facts& into) noexcept;
 
 // Stamps of the inode behind fd (path nullptr), or of what path names now. 0 or -errno.
 long read_stamps(int fd, const char* path, stamps& into) noexcept;

@@ -15,7 +15,7 @@
 
 namespace still::torture {
 
-// More than the 512 KiB up to which a file is copied rather than leased, and no whole number of pages.
+// More than the 512 KiB up to which a file is always copied rather than leased, and no whole number of pages.
 inline constexpr std::size_t victim_bytes = 576 * 1024 + 123;
 inline constexpr std::size_t page_bytes = 4096;
 

@@ -148,8 +148,9 @@ typedef struct still_options {
  * Lifetime: until the last owner's still_close. Works for empty files.
  * Errors: those of open(2); EISDIR; ERANGE, EOVERFLOW for the range; EINVAL, E2BIG for the options; EMFILE,
  * ENOMEM; the STILL_ERROR_... above. still_message says which file, what is in the way, and what would help.
- * Cost: a file up to 512 KiB costs one read into recycled memory; above that a mapping and about 1 us for the
- * lease, whatever the size. The first lease of a process starts the warden's threads (about 0.1 ms).
+ * Cost: a file up to 512 KiB costs one read into recycled memory (up to 16 MiB where that memory is warm and a
+ * mapping would take many page faults); above that a mapping and about 6 us for the lease, whatever the size.
+ * The first lease of a process starts the warden's threads (about 0.1 ms).
  * Kernel: 5.10 or later; levels are better from 6.13 on (multigrain time stamps).
  * Sources: open(2), fcntl(2) "Leases", kernel fs/locks.c. */
 STILL_API int still_open(const char* path, const still_options* options, still_snapshot** out);
@@ -305,6 +306,9 @@ typedef struct still_settings {
   const char* temporary_folder; /* tried first for private temporary files, before the folder of the file,
                                    the root of its mount, /var/tmp and /tmp (not where these are tmpfs);
                                    $STILLMAP_TMPDIR */
+  uint64_t copy_max;            /* largest file that is copied where it could be mapped; where copying is cheaper on this
+                                   machine (some 512 KiB, 16 MiB where the same process does it again and again); 1:
+                                   none; $STILLMAP_COPY_MAX */
 } still_settings;
 
 /* Before the first open; later: EBUSY. */

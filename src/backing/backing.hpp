@@ -34,7 +34,7 @@ struct held {
     std::int64_t lock_mark;        // cooperative: the offset of lock_fd, which tells that it is ours
   };
   int lock_fd = -1;  // cooperative: bears the locks
-  still_consistency when = STILL_TORN;
+  still_consistency when : 8 = STILL_TORN;
   bool stamped = false;  // `taken` belongs to these very bytes
 };
 
@@ -45,6 +45,7 @@ struct opening {
   facts known;
   const request& wanted;
   plan chosen;
+  bool at_rest_alone = false;  // a copy is to be tried at rest and in no other way
 
   pool::buffer arrived;  // of a stream, what came before a copy of it met the budget: it comes once
   std::size_t arrived_bytes = 0;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "crossing.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
 #include "warden/warden.hpp"
@@ -60,9 +61,11 @@ struct copier {
       return fails({bad, "the file became shorter"});
     if (const taking none = to.shape(from, into, length + from.wanted.padding); none.error != 0)
       return fails(none);
+    const std::int64_t begin = from.chosen.warm_copy ? kernel::now_ns() : 0;
     if (const long bad = kernel::pread(from.fd(), into.mapped, length, from.wanted.offset, done);
         bad != 0)
       return fails({error_of(bad), "read"});
+    if (from.chosen.warm_copy) crossing::note_copy(length, kernel::now_ns() - begin);
     return done == length ? attempt::taken : attempt::changed;
   }
 
@@ -111,10 +114,10 @@ struct copier {
   }
 
   // For a write that is under way, and moved the stamps at its start. It holds the inode lock, which SEEK_DATA
-  // takes, and behind the end there is nothing to look for. On XFS it is the read that takes the lock.
-  bool waits_for_a_write() noexcept {
+  // takes. On XFS it is the read that takes the lock.
+  bool waits_for_a_write(std::int64_t offset = 0) noexcept {
     if (from.known.system == file_system::xfs) return true;
-    const long found = kernel::seek_data(from.fd(), std::numeric_limits<std::int64_t>::max());
+    const long found = kernel::seek_data(from.fd(), offset);
     return found >= 0 || found == -ENXIO;
   }
 
@@ -148,7 +151,10 @@ struct copier {
       into.when = STILL_TORN;
       return read(before.size);
     }
-    if (kernel::write_back(fd) != 0 || !waits_for_a_write()) return attempt::changed;
+    // Behind the end there is nothing to look for, which is cheaper. On btrfs it also passes by an O_DIRECT write
+    // that is under way, as it does elsewhere; here that would have been so for longer than fault_max_ns.
+    if (kernel::write_back(fd) != 0 || !waits_for_a_write(std::numeric_limits<std::int64_t>::max()))
+      return attempt::changed;
     const attempt result = read(before.size);
     if (result != attempt::taken) return result;
     if (const long bad = read_stamps(fd, nullptr, into.taken); bad != 0) return fails({error_of(bad), "statx"});
@@ -197,6 +203,7 @@ taking copy_sized(opening& from, held& into, const destination& to) noexcept {
     const attempt result = work.at_rest();
     if (result == attempt::failed) return to.drop(into), work.error;
     if (result == attempt::taken) return done(work.done, require != STILL_TORN);
+    if (from.at_rest_alone) return to.drop(into), taking{STILL_ERROR_CHANGING, "it is not at rest any more"};
   }
   for (int i = 0; i < attempts; ++i) {
     // A writer who comes and goes: give it ever more time.

@@ -128,7 +128,9 @@ taking take(opening& from, held& into) noexcept {
 }
 
 void release(held& one) noexcept {
-  warden::close(*one.hold);
+  const bool placed = one.hold->placed;
+  const std::size_t bytes = one.size + one.hold->asked.padding;
+  if (warden::close(*one.hold) && !placed) pool::note_closed_mapping(bytes);
 }
 
 still_state current(const held& one) noexcept {

@@ -66,6 +66,7 @@ taking fill_tail(const opening& from, const shape& how, std::byte* tail) noexcep
 }
 
 taking take_once(opening& from, held& into) noexcept {
+  into.region = nullptr;
   const request& wanted = from.wanted;
   std::uint64_t length = 0;
   if (const int error = range_of(wanted, from.known.at_open.size, length)) return {error};
@@ -85,7 +86,6 @@ taking take_once(opening& from, held& into) noexcept {
   if (const taking tail = fill_tail(from, how, memory.data() + how.paged_bytes); tail.error != 0) return tail;
   if (const long error = kernel::protect(memory.data(), bytes, PROT_READ); error != 0)
     return {error_of(error), "mprotect"};
-  into.region = nullptr;
   if (how.paged_bytes > 0) {
     const pager::terms asked{from.fd(),     from.known.at_open.device,     from.known.at_open.inode,
                              memory.data(), how.paged_bytes,               wanted.offset - how.lead,

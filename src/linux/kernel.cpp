@@ -144,8 +144,15 @@ long current_directory(char* into, std::size_t bytes) noexcept {
   return call(SYS_getcwd, into, bytes);
 }
 
-long memory_file() noexcept {
-  return call(SYS_memfd_create, "stillmap", 1u);  // MFD_CLOEXEC
+long memory_file(std::uint64_t bytes) noexcept {
+  struct rlimit limit {};
+  if (call(SYS_getrlimit, RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) return -EFBIG;
+  const long fd = call(SYS_memfd_create, "stillmap", 1u);  // MFD_CLOEXEC
+  if (fd < 0 || bytes == 0) return fd;
+  const long error = set_size(static_cast<int>(fd), bytes);
+  if (error == 0) return fd;
+  close(static_cast<int>(fd));
+  return error;
 }
 long open_temporary(const char* folder) noexcept {
   return call_again(SYS_openat, AT_FDCWD, folder, O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0);
@@ -314,6 +321,11 @@ pid_t thread() noexcept {
 uid_t effective_user() noexcept {
   return static_cast<uid_t>(::syscall(SYS_geteuid));
 }
+faults faults_of_thread() noexcept {
+  struct rusage used {};
+  call(SYS_getrusage, RUSAGE_THREAD, &used);
+  return {used.ru_majflt, used.ru_minflt};
+}
 std::uint64_t descriptor_limit() noexcept {
   rlimit limit{};
   return call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, &limit) == 0 ? std::uint64_t{limit.rlim_cur} : 0;
@@ -364,7 +376,7 @@ std::int64_t coarse_now_ns() noexcept {
   return read_clock(CLOCK_MONOTONIC_COARSE);
 }
 std::int64_t wall_now_ns() noexcept {
-  return read_clock(CLOCK_REALTIME);
+  return read_clock(CLOCK_REALTIME_COARSE);
 }
 
 }  // namespace stillmap::kernel

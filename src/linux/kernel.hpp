@@ -54,7 +54,8 @@ long data_sync(int fd) noexcept;
 long seals(int fd) noexcept;
 long current_directory(char* into, std::size_t bytes) noexcept;  // length with its NUL
 
-long memory_file() noexcept;  // memfd_create(2): empty
+// memfd_create(2), zeros. -EFBIG beyond RLIMIT_FSIZE, where setting the size would be a SIGXFSZ.
+long memory_file(std::uint64_t bytes) noexcept;
 
 // An unlinked file in this folder, of mode 0, for reading and writing (O_TMPFILE | O_EXCL).
 long open_temporary(const char* folder) noexcept;
@@ -82,6 +83,11 @@ long lock(void* address, std::size_t bytes) noexcept;  // mlock(2)
 long protect(void* address, std::size_t bytes, int protection) noexcept;
 long advise(void* address, std::size_t bytes, int advice) noexcept;
 bool is_resident(void* page) noexcept;  // mincore(2)
+// Page faults of this thread so far: those that waited for storage, and the others. getrusage(2)
+struct faults {
+  long waited = 0, others = 0;
+};
+faults faults_of_thread() noexcept;
 long copy_own(void* into, const void* from,
               std::size_t bytes) noexcept;  // process_vm_readv on ourselves: bytes, or EFAULT
 
@@ -116,7 +122,7 @@ void sleep(std::int64_t ns) noexcept;                              // or until a
 std::int64_t now_ns() noexcept;                                    // CLOCK_MONOTONIC
 
 std::int64_t coarse_now_ns() noexcept;  // CLOCK_MONOTONIC_COARSE: a tick old, a few nanoseconds dear
-std::int64_t wall_now_ns() noexcept;    // CLOCK_REALTIME: what time stamps are taken from
+std::int64_t wall_now_ns() noexcept;    // CLOCK_REALTIME_COARSE: that of time stamps, a tick old
 
 inline bool failed(long result) noexcept {
   return result < 0 && result >= -4095;

@@ -84,17 +84,15 @@ bool begin() noexcept {
   if (the.refused) return false;
   the.refused = true;  // unless all of it works
   if (!begin_watching()) return false;
-  const long fd = kernel::memory_file();
+  const long fd = kernel::memory_file(room_bytes);
   if (kernel::failed(fd)) return false;
   const int file = static_cast<int>(fd);
   const auto map = [&](int protection) -> std::byte* {
     const long at = kernel::map(nullptr, room_bytes, protection, MAP_SHARED | MAP_NORESERVE, file, 0);
     return kernel::failed(at) ? nullptr : reinterpret_cast<std::byte*>(at);
   };
-  if (kernel::set_size(file, room_bytes) == 0) {
-    the.writable = map(PROT_READ | PROT_WRITE);
-    the.readable = map(PROT_READ);
-  }
+  the.writable = map(PROT_READ | PROT_WRITE);
+  the.readable = map(PROT_READ);
   kernel::close(file);
   if (the.writable != nullptr && the.readable != nullptr &&
       kernel::advise(the.writable, room_bytes, MADV_DONTFORK) == 0 &&

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "crossing.hpp"
 #include "linux/descriptor.hpp"
 #include "ranges/tree.hpp"
 #include "memory.hpp"
@@ -188,7 +189,7 @@ long unmap_simple(address begin, address end_) noexcept {
 // Pages on which any access is a SIGBUS, as it is behind the end of a mapped file: those of an empty file.
 long map_absent(std::byte* where, std::size_t bytes, int protection) noexcept {
   if (bytes == 0) return 0;
-  const descriptor empty(static_cast<int>(kernel::memory_file()));
+  const descriptor empty(static_cast<int>(kernel::memory_file(0)));
   if (!empty) return -ENFILE;
   const long result = kernel::map(where, bytes, protection & (PROT_READ | PROT_WRITE),
                                   MAP_SHARED | MAP_FIXED | MAP_NORESERVE, empty.get(), 0);
@@ -350,7 +351,7 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
     const auto available = static_cast<std::size_t>(std::min<std::uint64_t>(length, rest));
     const std::size_t covered = memory::page_ceiling(available);
 
-    const bool small = asked.unproved && available <= thresholds{}.copy_max;
+    const bool small = asked.unproved && available <= std::min(crossing::limits(0).copy_max, thresholds{}.copy_max);
     constexpr int special = placement | MAP_LOCKED | MAP_POPULATE;
     if (small && available > 0 && covered == total && protection == PROT_READ && where == nullptr &&
         (flags & special) == 0) {
@@ -374,8 +375,9 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
       wanted.place = place.base;
       // Only what is to be read and no more can be the file's own pages.
       if (protection != PROT_READ) wanted.backing = STILL_COPIED;
-      const int refused = small ? copy_at_once(fd, first, available, place.base, one)
-                                : open_into(nullptr, fd, wanted, one, nullptr);
+      int refused = small ? copy_at_once(fd, first, available, place.base, one) : int{STILL_ERROR_OVER_BUDGET};
+      // What is too large for memory, a private file may hold.
+      if (refused == STILL_ERROR_OVER_BUDGET) refused = open_into(nullptr, fd, wanted, one, nullptr);
       if (refused == ERANGE) continue;  // shorter by now
       if (refused != 0) return as_mmap_says(refused);
       into = {one.how, one.held.when};

@@ -71,10 +71,13 @@ class joining {
   std::uint32_t seen_ = 0;
 };
 
+// Whether a lease of this file stands that an opener could join.
+bool is_leased(const facts& known) noexcept;
+
 void add_owner(hold& one) noexcept;
 // Gives up one owner's share; with the last one the range is unmapped, and with the last hold the lease
-// released.
-void close(hold& one) noexcept;
+// released. True: it was the last one.
+bool close(hold& one) noexcept;
 
 // Makes the bytes private though no writer came, and gives the lease up once all that hangs on it is private.
 // 0, STILL_ERROR_OVER_BUDGET (still leased), STILL_ERROR_LOST.

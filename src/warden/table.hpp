@@ -80,6 +80,7 @@ struct detachment;
 // One mapping under a lease.
 struct hold {
   state_word<hold_state> word;
+  std::uint32_t owners = 0;  // guarded by table::mutex
   lease* under = nullptr;
   std::atomic<hold*> next{nullptr};  // in the lease's chain; set once before the hold is linked
 
@@ -91,22 +92,22 @@ struct hold {
   std::uint64_t budget = 0;         // private memory that a detach may take
   std::atomic<std::uint64_t> private_bytes{0};
   std::atomic<std::uint64_t> kept_bytes{0};  // by a detach, in memory or in a file
-  std::atomic<footing> stands_on{footing::file};
-  bool placed = false;  // the addresses are another's to unmap
-  bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
   // What a later open must ask for to share this mapping.
   struct terms {
     std::uint64_t offset = 0, length = 0;
     std::uint32_t padding = 0;
-    int fork = 0, access = 0;
+    std::int8_t fork = 0, access = 0;
     bool operator==(const terms&) const = default;
   } asked;
-  std::uint32_t owners = 0;  // guarded by table::mutex
+
+  std::atomic<footing> stands_on{footing::file};
+  bool placed = false;  // the addresses are another's to unmap
+  bool absent = false;  // in a forked child: a reservation stands where the mapping was
 
   // The keeper's, while DETACHING.
-  detachment* detaching = nullptr;  // memory being filled, or nullptr where there is none
   bool cloned_in_vain = false;
+  detachment* detaching = nullptr;  // memory being filled, or nullptr where there is none
 };
 
 // One leased file.
@@ -118,19 +119,19 @@ struct lease {
   // Unlike the signal and the owner it outlives a forced break.
   std::atomic<std::int64_t> mark{0};
   stamps taken;  // under the lease; its size is the frozen one
-  bool may_clone = false;  // the file system can share blocks
   std::atomic<hold*> first{nullptr};
   std::atomic<std::int64_t> seen_ns{0};   // the last moment the lease was seen as F_RDLCK
-  std::atomic<bool> hinted{false};        // a signal came while it was still arming
-  std::atomic<bool> detach_asked{false};  // make it private though nobody breaks it; false again once begun, or refused
   lease* next_of_hash = nullptr;          // guarded by table::mutex; also the free list's link
   std::uint32_t holders = 0;  // guarded by table::mutex: holds that are not UNUSED, and openers joining
+  bool may_clone = false;  // the file system can share blocks
+  std::atomic<bool> hinted{false};        // a signal came while it was still arming
+  std::atomic<bool> detach_asked{false};  // make it private though nobody breaks it; false again once begun, or refused
 
   // The keeper's, while DETACHING.
+  bool by_descriptor = false;    // copied with pread: the descriptor must be ours before and after
+  std::uint32_t unfinished = 0;  // detachments still with the copiers
   lease* next_answering = nullptr;
   std::int64_t deadline_ns = 0;
-  std::uint32_t unfinished = 0;  // detachments still with the copiers
-  bool by_descriptor = false;    // copied with pread: the descriptor must be ours before and after
 };
 
 class table {

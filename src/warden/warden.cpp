@@ -161,6 +161,12 @@ arming::~arming() {
   all.give_back(lease_);
 }
 
+bool is_leased(const facts& known) noexcept {
+  table& all = table::instance();
+  const std::lock_guard lock(all.mutex);
+  return all.find(known.at_open.device, known.at_open.inode, known.at_open.size) != nullptr;
+}
+
 bool joining::find(const facts& known) noexcept {
   table& all = table::instance();
   inside_ = std::shared_lock(all.gate);
@@ -291,11 +297,11 @@ bool detach_all() noexcept {
   return whole;
 }
 
-void close(hold& one) noexcept {
+bool close(hold& one) noexcept {
   table& all = table::instance();
   {
     const std::lock_guard lock(all.mutex);
-    if (--one.owners > 0) return;
+    if (--one.owners > 0) return false;
   }
   std::shared_lock inside(all.gate);
   for (;;) {
@@ -317,6 +323,7 @@ void close(hold& one) noexcept {
     last = --under.holders == 0;
   }
   if (last) end(under);
+  return true;
 }
 
 }  // namespace stillmap::warden

@@ -113,6 +113,11 @@ with tempfile.TemporaryDirectory(dir=os.environ.get("STILLMAP_TEST_EXT4")) as fo
         plain = ("unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /dev && exec "$@"', os.path.join(folder, "dev"))
         expect(True, path, "shared", prefix=plain)
 
+    # What is over the budget goes to a private file.
+    os.environ["STILLMAP_MEMORY_BUDGET"] = "4095"
+    check(re.search(r"1  (cloned|spilled), ", expect(True, path, "shared")), "over budget: to a file")
+    del os.environ["STILLMAP_MEMORY_BUDGET"]
+
     # The command's own status, and a shell's for what cannot be run.
     check(run("--", "sh", "-c", "exit 7")[0] == 7, "the exit status")
     check(run("--report", "--", "sh", "-c", "exit 7")[0] == 7, "... with a report")

@@ -46,6 +46,36 @@ const situation situations[] = {
     {"at the threshold a copy", [](facts& f, request&, machine&) { f.at_open.size = 512 * kib; }, "C L"},
     {"above the threshold a mapping", [](facts& f, request&, machine&) { f.at_open.size = 512 * kib + 1; },
      "L C"},
+    {"into warm memory a larger one is copied",
+     [](facts& f, request&, machine& m) {
+       f.at_open.size = 2 * mib;
+       m.warm_memory = true;
+     },
+     "C L"},
+    {"... but where it takes few faults to map it",
+     [](facts& f, request&, machine& m) {
+       f.at_open.size = 2 * mib + 1;
+       m.warm_memory = true;
+     },
+     "L C"},
+    {"... and not in small folios",
+     [](facts& f, request&, machine& m) {
+       f.at_open.size = 16 * mib;
+       f.small_folios = m.warm_memory = true;
+     },
+     "C L"},
+    {"... nor beyond what the pool keeps",
+     [](facts& f, request&, machine& m) {
+       f.at_open.size = 16 * mib + 1;
+       f.small_folios = m.warm_memory = true;
+     },
+     "L C"},
+    {"in small folios, but into fresh memory",
+     [](facts& f, request&, machine&) {
+       f.at_open.size = 2 * mib;
+       f.small_folios = true;
+     },
+     "L C"},
     {"the range counts, not the file",
      [](facts& f, request& r, machine&) {
        f.at_open.size = 64 * mib;

@@ -33,7 +33,7 @@ except ImportError:
     numpy = None
     print("skip: numpy is missing: its part is left out", file=sys.stderr)
 
-LARGE = 4 << 20  # leased; what is smaller than 512 KiB is copied
+LARGE = 4 << 20  # leased the first time; what is smaller than 512 KiB is copied
 SMALL = 1000
 
 # name: folder
