@@ -110,7 +110,7 @@ json over_tree() {
 
 // Each thread opens files of its own, one after the other.
 double opens_per_second(const way& by, const std::vector<std::string>& files, int threads) {
-  constexpr int opens = 2'000;
+  constexpr int opens = 6'000;
   const std::size_t each = files.size() / static_cast<std::size_t>(threads);
   std::vector<std::thread> running;
   const auto begin = clock::now();
@@ -156,10 +156,10 @@ json while_alive() {
     for (const std::string& path : opened_ones) warm(path.c_str());
     json rates = json::object();
     std::vector<std::string> cases;
-    for (const char* const name : {"read_recycled", "still_auto", "still_torn", "still_leased"}) {
+    for (const char* const name : {"read_recycled", "raw_mmap", "still_auto", "still_torn", "still_leased"}) {
       for (const char* const threads : {"/1", "/2"}) cases.push_back(std::string(name) + threads);
     }
-    in_rounds(quick ? 5 : 15, cases, [&](const std::string& name) {
+    in_rounds(quick ? 3 : 9, cases, [&](const std::string& name) {
       const std::size_t bar = name.find('/');
       const std::string by = name.substr(0, bar);
       rates[by][name.substr(bar + 1)].push_back(

@@ -84,6 +84,16 @@ def scan_tables(system, times, bounds):
     return lines
 
 
+def calls_rows(system, one):
+    """The library beside the system calls that it cannot do without."""
+    calls, scan = one["calls"], one["scan"]
+    read = calls["calls", "read", "whole", 4 * KIB][0]
+    auto, torn, loop = (scan["scan", way, "whole", 4 * KIB][0] for way in ("still_auto", "still_torn", "read_recycled"))
+    alone = {what: calls["calls", what, "whole", 4 * KIB][0] for what in ("torn", "verified", "leased")}
+    yield [system, number(read), *(f"{number(us)} ({us / read:.2f})" for us in alone.values()), f"{torn / loop:.2f}", f"{auto / loop:.2f}",
+           f"{max(value[1] for value in calls.values()):.0%}"]
+
+
 def halves_rows(system, times, bounds):
     for how, name in WRITTEN.items():
         for size in sorted({key[3] for key in times if key[0] == "halves"}):
@@ -187,6 +197,7 @@ def measure(build, quick, most, only):
         one = found[name] = {}
         say(f"{name}: scan")
         one["scan"] = run(f"{build}/bench_scan", folder, environment={**small, "STILLMAP_BENCH_MOST": str(most)})
+        one["calls"] = run(f"{build}/bench_calls", folder)
         say(f"{name}: access")
         one["access"] = run(f"{build}/bench_access", folder, environment={"STILLMAP_BENCH_MOST": str(GIB if quick else 4 * GIB)})
         say(f"{name}: tree")
@@ -216,6 +227,13 @@ def page(measured, quick, load):
              "be none, for somebody has the file open for writing, it is read twice and compared. Everything else on this page rested for 11 s.", "",
              *table(["", "size", "", "at rest", "just changed", "... and open for writing", "÷", "÷", "spread"],
                     [row for system, one in found.items() for row in fresh_rows(system, one["scan"])])]
+    scan += ["### What the system calls alone cost", "",
+             "4 KiB, made by hand without the library, with what each is to a loop of open, fstat, read, close: the least that a level can cost. "
+             "*Torn* is open, statx, pread, close; *verified* the verifying order ([kernel.md](kernel.md)); *leased* the same under a lease while it is "
+             "read, which is what tmpfs needs, for its time stamps witness nothing. Beside it, from the tables above, what the library makes of it: "
+             "where a bound at small sizes is missed on tmpfs, setting up and giving back the lease is more than the bound allows.", "",
+             *table(["", "read loop", "torn", "verified", "leased", "still torn ÷ read", "still auto ÷ read", "spread"],
+                    [row for system, one in found.items() for row in calls_rows(system, one)])]
     if beside := measured["beside"]:
         plain = found["ext4"]["scan"]
         scan += ["### Beside an overlay", "", "On an ext4 on which an overlay has its upper layer (a host of containers) the library asks where each file lies.", "",

@@ -24,9 +24,11 @@ namespace {
 
 constexpr std::int64_t kib = 1 << 10, mib = 1 << 20;
 
-// One way over one file, in one process for all repetitions.
+// One way over one file, in one process for all repetitions. Three times before it counts, where that is cheap: what
+// is measured is a process that does it again and again.
 void repeat(benchmark::State& state, const way& by, look at, const scratch_file& file) {
   warm(file.path());
+  for (int i = 0; i < 3 && !by.dear; ++i) by.once(file.path(), at, by.how);
   for (auto _ : state) {
     if (!by.once(file.path(), at, by.how)) {
       state.SkipWithError(still_message());
@@ -114,7 +116,7 @@ struct plan {
     for (const way& by : ways()) {
       if (!to_be_had(by)) continue;
       for (const std::int64_t bytes :
-           {4 * kib, 16 * kib, 64 * kib, 256 * kib, mib, 4 * mib, 16 * mib, 64 * mib, 1024 * mib}) {
+           {4 * kib, 16 * kib, 64 * kib, 256 * kib, mib, 4 * mib, 8 * mib, 16 * mib, 64 * mib, 1024 * mib}) {
         if (bytes > most || bytes < by.least_bytes) continue;
         for (const written how : {written::whole, written::pieces}) {
           const scratch_file& file = file_of(bytes, how);

@@ -15,9 +15,9 @@ namespace stillmap::bench {
 
 using look = std::uint64_t (*)(const void* data, std::size_t bytes);
 
-// Private memory that was faulted in before, as long as the largest file asked for yet.
+// This thread's private memory that was faulted in before, as long as the largest file asked for yet.
 inline char* recycled(std::size_t bytes) {
-  static std::vector<char> memory;
+  thread_local std::vector<char> memory;
   if (memory.size() < bytes) memory.assign(bytes, 1);
   return memory.data();
 }
