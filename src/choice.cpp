@@ -96,8 +96,8 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   const bool provable = result.copy_witness == witness::stamps && wanted.require == STILL_VERIFIED;
   const bool unproved = result.copy_witness != witness::nature && wanted.require == STILL_TORN;
   // A copy that stands in for a lease is to prove as much.
-  result.warm_copy = here.warm_memory && result.length > limits.copy_max;
-  result.copy_at_rest = sized && file.at_rest && (provable || unproved) && !result.warm_copy;
+  const bool instead_of_a_lease = here.warm_memory && result.length > limits.copy_max;
+  result.copy_at_rest = sized && file.at_rest && (provable || unproved) && !instead_of_a_lease;
 
   const std::uint64_t budget =
       wanted.memory_budget < here.budget_left ? wanted.memory_budget : here.budget_left;
@@ -190,7 +190,8 @@ plan choose(const facts& file, const request& wanted, const machine& here,
   const bool copy_first = wanted.backing == STILL_AUTO && sized && small && affordable &&
                           copy_level >= wanted.require && !file.sealed_memory;
   if (copy_first) {
-    copied("small: reading it into recycled memory is cheaper than the faults of a mapping");
+    copied(instead_of_a_lease ? "memory is warm: reading into it is cheaper than the faults of a mapping"
+                              : "small: reading it into recycled memory is cheaper than the faults of a mapping");
     sealed();
     leased("no copy could be had");
     cloned("no copy could be had");
@@ -217,6 +218,7 @@ plan choose(const facts& file, const request& wanted, const machine& here,
 
   const still_backing first = build.first();
   const bool copy_sought = copy_first || wanted.backing == STILL_COPIED;
+  result.warm_copy = instead_of_a_lease && copy_first;
   result.leases_matter = !(result.copy_at_rest && copy_sought && first == STILL_COPIED);
   if (first == STILL_AUTO) {
     if (wanted.backing != STILL_AUTO) {

@@ -66,7 +66,7 @@ struct plan {
   witness copy_witness = witness::none;         // ... and what it falls back to
   still_consistency nature_level = STILL_TORN;  // what witness::nature proves
   bool copy_at_rest = false;    // nothing has touched it for long: a copy begins without a lease
-  bool warm_copy = false;       // a copy stands in for a mapping, because memory is warm
+  bool warm_copy = false;       // a copy stands in for a mapping, because memory is warm: tried once, under a lease
   bool leases_matter = true;    // false: the first way to be tried does without what is asked for their sake
   bool stamps_are_fine = true;  // multigrain; else one younger than the clock's grain proves nothing
   std::uint64_t length = 0;     // bytes of the range; a guess for what has no size
@@ -76,7 +76,7 @@ struct plan {
 struct thresholds {
   std::uint64_t copy_max = 512 * 1024;             // up to here a copy is cheaper than a mapping
   std::uint64_t copy_warm_max = 2 << 20;           // ... into memory that was used before
-  std::uint64_t copy_small_folios_max = 16 << 20;  // ... of a file that a mapping needs many faults for
+  std::uint64_t copy_small_folios_max = 8 << 20;   // ... of a file that a mapping needs many faults for
   std::uint64_t copy_random_max = 64 * 1024;       // ... where a part of the bytes will be read
   std::uint64_t clone_min = 4 << 20;               // from here a clone is cheaper than a copy
 };

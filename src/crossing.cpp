@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 
+#include "files_thread.hpp"
 #include "linux/descriptor.hpp"
 #include "linux/kernel.hpp"
 #include "memory.hpp"
@@ -19,7 +20,7 @@ constexpr std::size_t mib = std::size_t{1} << 20;
 constexpr std::uint32_t opens_before = 32;  // of sizes where it matters, until it is worth measuring
 constexpr int rounds = 5;                   // the best counts: what disturbs makes dearer
 // What a leased open takes beyond a mapping, less what a copy takes beyond a read (docs/benchmarks.md: 4 KiB,
-// leased - raw mmap - (copied - read)). A memory file cannot be leased.
+// leased - raw mmap - (copied - read)).
 constexpr std::int64_t lease_ns = 4'000;
 
 constexpr thresholds defaults;
@@ -33,7 +34,6 @@ std::atomic<const thresholds*> chosen{&defaults};
 thresholds found_limits;  // written before `chosen` and `how_far` say so
 costs found;
 bool worked = false;
-std::atomic<std::int64_t> no_far_copy_until_ns{0};
 
 void look_at(const std::byte* data, std::size_t bytes) noexcept {
   constexpr std::size_t line_bytes = 64;
@@ -49,7 +49,8 @@ bool time(const Step& step, std::int64_t& best) noexcept {
   return done;
 }
 
-// With a memory file, which lies in small folios unless shared memory is configured otherwise.
+// With a memory file, which lies in small folios unless shared memory is configured otherwise. In a thread whose
+// descriptors nobody else touches.
 bool measure_into(costs& into) noexcept {
   const descriptor file(static_cast<int>(kernel::memory_file(mib)));
   if (!file) return false;
@@ -58,10 +59,8 @@ bool measure_into(costs& into) noexcept {
   };
   const long filled = map(mib, PROT_READ | PROT_WRITE);
   if (kernel::failed(filled)) return false;
-  const bool there = kernel::advise(reinterpret_cast<void*>(filled), mib, MADV_POPULATE_WRITE) == 0;
+  bool all = kernel::advise(reinterpret_cast<void*>(filled), mib, MADV_POPULATE_WRITE) == 0;
   kernel::unmap(reinterpret_cast<void*>(filled), mib);
-  if (!there) return false;
-  // Not the pool's, whose lock a signal handler may have interrupted.
   std::byte* const memory = memory::map_private(mib);
   if (memory == nullptr) return false;
   const auto look_mapped = [&](std::size_t bytes) {
@@ -77,7 +76,6 @@ bool measure_into(costs& into) noexcept {
     look_at(memory, mib);
     return true;
   };
-  bool all = true;
   for (int i = 0; i < rounds && all; ++i) {
     all = time([&] { return look_mapped(memory::page_bytes()); }, into.map_page) &&
           time([&] { return look_mapped(mib); }, into.map_mib) && time(look_copied, into.copy_mib);
@@ -88,27 +86,12 @@ bool measure_into(costs& into) noexcept {
   return all;
 }
 
-constexpr costs usual{.map_page = 7'000, .map_mib = 100'000, .copy_mib = 60'000};
-
 }  // namespace
-
-bool far_copy_pays() noexcept {
-  return kernel::coarse_now_ns() >= no_far_copy_until_ns.load(std::memory_order_relaxed);
-}
-
-void note_copy(std::uint64_t length, std::int64_t took_ns) noexcept {
-  constexpr std::int64_t pause_ns = 10'000'000'000;
-  if (length <= far_bytes) return;
-  const bool measured = how_far.load(std::memory_order_acquire) == progress::done && worked;
-  const costs& here = measured ? found : usual;
-  const std::int64_t mapped_ns = (here.map_mib - here.map_page) * static_cast<std::int64_t>(length / mib);
-  if (took_ns > mapped_ns) no_far_copy_until_ns.store(kernel::coarse_now_ns() + pause_ns, std::memory_order_relaxed);
-}
 
 thresholds limits_for(const costs& measured) noexcept {
   thresholds result;
   const std::int64_t excess = measured.copy_mib - (measured.map_mib - measured.map_page);
-  if (excess <= measured.map_page) return result;
+  if (excess <= 0) return result;
   const auto most = static_cast<std::uint64_t>(measured.map_page * static_cast<std::int64_t>(mib) / excess);
   for (std::uint64_t* each : {&result.copy_max, &result.copy_warm_max, &result.copy_small_folios_max,
                               &result.copy_random_max})
@@ -120,7 +103,7 @@ const costs* measure() noexcept {
   if (settings::instance().copy_max != 0) return nullptr;
   progress seen = progress::none;
   if (how_far.compare_exchange_strong(seen, progress::under_way, std::memory_order_acq_rel)) {
-    worked = measure_into(found);
+    files_thread::run([]() noexcept { worked = measure_into(found); });
     if (worked) found_limits = limits_for(found);
     chosen.store(&found_limits, std::memory_order_release);
     how_far.store(progress::done, std::memory_order_release);

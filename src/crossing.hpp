@@ -24,13 +24,6 @@ thresholds limits_for(const costs& measured) noexcept;
 // For an open of so many bytes, which counts.
 const thresholds& limits(std::uint64_t length) noexcept;
 
-// A copy of more than this many bytes leaves the processor's caches. Whether it is cheaper than a mapping all the
-// same hangs on who else uses them, and changes: the last one tells, and after one that was not worth it none is made
-// for ten seconds, for the next one may meet fresh memory.
-constexpr std::uint64_t far_bytes = 8 << 20;
-bool far_copy_pays() noexcept;
-void note_copy(std::uint64_t length, std::int64_t took_ns) noexcept;
-
 // Measures now, unless that was done. nullptr: the settings say, or it could not be done.
 const costs* measure() noexcept;
 

@@ -30,7 +30,9 @@ const char* witness_words(const plan& chosen) noexcept {
 std::string crossing_words() {
   const crossing::costs* const measured = crossing::measure();
   const thresholds& limits = crossing::limits(0);
-  const auto kib = [](std::uint64_t bytes) { return std::to_string(bytes / 1024) + " KiB"; };
+  const auto kib = [](std::uint64_t bytes) {
+    return bytes % 1024 == 0 ? std::to_string(bytes / 1024) + " KiB" : std::to_string(bytes) + " bytes";
+  };
   std::string text = kib(limits.copy_max) + "; into warm memory " + kib(limits.copy_warm_max) + ", in small folios " +
                      kib(limits.copy_small_folios_max);
   if (measured != nullptr) {

@@ -92,9 +92,16 @@ std::size_t capacity_for(std::size_t bytes) noexcept {
 
 bool is_warm(std::size_t bytes) noexcept {
   if (bytes > largest_bytes) return false;
-  const std::lock_guard lock(the_shelf.mutex);
-  size_class& mine = the_shelf.of[class_of(bytes)];
-  return mine.first != nullptr || mine.missed > 0;
+  bool result = false;
+  free_buffer* unused = nullptr;
+  {
+    const std::lock_guard lock(the_shelf.mutex);
+    unused = trim();
+    const size_class& mine = the_shelf.of[class_of(bytes)];
+    result = mine.first != nullptr || mine.missed > 0;
+  }
+  unmap(unused);
+  return result;
 }
 
 void note_closed_mapping(std::size_t bytes) noexcept {

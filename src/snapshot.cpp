@@ -89,16 +89,16 @@ machine look_at_machine() noexcept {
 // Whether a copy of what would be leased otherwise may be cheaper, and then how the page cache holds it. Only where
 // the copy is as good as the lease: still_changed can be asked of it, but for tmpfs, and nothing stands that could
 // be joined.
-void look_for_a_copy(opening& from, std::uint64_t length, machine& here, const thresholds& limits) noexcept {
+void look_for_a_copy(opening& from, std::uint64_t length, bool named, machine& here,
+                     const thresholds& limits) noexcept {
   const request& wanted = from.wanted;
   if (wanted.backing != STILL_AUTO || wanted.place != nullptr || wanted.strict || wanted.synced ||
       wanted.access == STILL_ACCESS_RANDOM || length <= limits.copy_max || length > limits.copy_small_folios_max)
     return;
   const facts& known = from.known;
-  if (from.caller_fd >= 0 || !here.may_lease || !leases_hold(known.system) || known.under_overlay ||
+  if (!named || !here.may_lease || !leases_hold(known.system) || known.under_overlay || known.verity ||
       !(stamps_prove(known) || known.system == file_system::tmpfs))
     return;
-  if (length > crossing::far_bytes && !crossing::far_copy_pays()) return;
   if (!pool::is_warm(length + wanted.padding) || warden::is_leased(known)) return;
   here.warm_memory = true;
   if (length <= limits.copy_warm_max) return;
@@ -107,13 +107,13 @@ void look_for_a_copy(opening& from, std::uint64_t length, machine& here, const t
   gather_folios(from.fd(), wanted.offset, length, from.known);
 }
 
-void look_closer(opening& from, std::uint64_t length, machine& here, const thresholds& limits) noexcept {
+void look_closer(opening& from, std::uint64_t length, bool named, machine& here, const thresholds& limits) noexcept {
   gather_for_leases(from.fd(), from.known);
   here.may_lease = recent_user() == from.known.owner || kernel::has_lease_capability();
   // Leases that last are for what is not copied: the limit need not be asked for below that.
   if (length > limits.copy_random_max)
     here.lease_room = warden::table::instance().live_leases.load() < kernel::descriptor_limit() / 4;
-  look_for_a_copy(from, length, here, limits);
+  look_for_a_copy(from, length, named, here, limits);
 }
 
 // With the path from the root, as it stands now. nullptr: no memory.
@@ -183,16 +183,25 @@ bool lay_out_again(const request& wanted) noexcept {
                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0));
 }
 
-// A small file at rest, without a look at what only leases hang on. False: nothing came of it, and it counts as one
-// that may be changing.
-bool take_at_rest(opening& from, still_snapshot& into) noexcept {
-  from.at_rest_alone = true;
+void note_taken(plan& chosen, std::size_t index, still_snapshot& into) noexcept {
+  chosen.steps[index].result = outcome::taken;
+  into.how = chosen.steps[index].backing;
+  into.by = way_of(into.how);
+  for (std::size_t later = index + 1; later < chosen.count; ++later) {
+    step& unused = chosen.steps[later];
+    if (unused.result == outcome::planned) unused = {unused.backing, outcome::passed_over, 0, "not needed"};
+  }
+}
+
+// The copy that comes first in the plan, in the one way that is cheap: at rest, or under a lease. False: nothing came
+// of it, and the file is to be taken for one that may be changing.
+bool take_once(opening& from, still_snapshot& into) noexcept {
+  from.once = true;
   const bool taken = copied_way.take(from, into.held).error == 0;
-  from.at_rest_alone = false;
-  if (taken) {
-    into.how = STILL_COPIED;
-    into.by = &copied_way;
-  } else {
+  from.once = false;
+  for (std::size_t i = 0; taken && i < from.chosen.count; ++i)
+    if (from.chosen.steps[i].backing == STILL_COPIED) note_taken(from.chosen, i, into);
+  if (!taken) {
     into.held = {};
     from.known.at_rest = false;
   }
@@ -216,14 +225,7 @@ int walk(opening& from, still_snapshot& into, const char*& reason) noexcept {
     const taking result = by->take(from, into.held);
     if (result.reason != nullptr) each.reason = result.reason;
     if (result.error == 0) {
-      each.result = outcome::taken;
-      into.how = each.backing;
-      into.by = by;
-      for (std::size_t later = i + 1; later < from.chosen.count; ++later) {
-        step& unused = from.chosen.steps[later];
-        if (unused.result == outcome::planned)
-          unused = {unused.backing, outcome::passed_over, 0, "not needed"};
-      }
+      note_taken(from.chosen, i, into);
       return 0;
     }
     each.result = outcome::failed;
@@ -339,25 +341,32 @@ int open_into(const char* path, int caller_fd, const request& wanted, still_snap
       return failed(error, "the range lies beyond the end of the file");
   }
 
-  const thresholds& limits = crossing::limits(length);
+  // still_mmap counts for nothing: it may be called in a signal handler, where nothing is to be measured.
+  const thresholds& limits = crossing::limits(wanted.place == nullptr ? length : 0);
   machine here = look_at_machine();
   from.chosen = choose(from.known, wanted, here, limits);
-  if (record != nullptr || from.chosen.leases_matter || !take_at_rest(from, into)) {
-    look_closer(from, length, here, limits);
+  bool taken = record == nullptr && !from.chosen.leases_matter && take_once(from, into);
+  if (!taken) {
+    look_closer(from, length, into.named, here, limits);
     from.chosen = choose(from.known, wanted, here, limits);
-    // With a descriptor more there would have been a way.
-    if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
-      return failed(error_of(anew), from.chosen.refusal_reason);
-    const char* reason = "";
-    const int error = walk(from, into, reason);
-    if (record != nullptr) *record = {from.known, from.chosen};
-    if (error != 0) {
-      const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
-      return failed(error, reason,
-                    !busy                                 ? culprits::none
-                    : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
-                                                          : culprits::writers);
+    taken = from.chosen.warm_copy && take_once(from, into);
+    if (!taken && from.chosen.warm_copy) {
+      here.warm_memory = false;
+      from.chosen = choose(from.known, wanted, here, limits);
     }
+  }
+  // With a descriptor more there would have been a way.
+  if (from.chosen.refusal != 0 && (anew == -EMFILE || anew == -ENFILE))
+    return failed(error_of(anew), from.chosen.refusal_reason);
+  const char* reason = "";
+  const int error = taken ? 0 : walk(from, into, reason);
+  if (record != nullptr) *record = {from.known, from.chosen};
+  if (error != 0) {
+    const bool busy = error == STILL_ERROR_BUSY_WRITER || error == STILL_ERROR_CHANGING;
+    return failed(error, reason,
+                  !busy                                 ? culprits::none
+                  : wanted.backing == STILL_COOPERATIVE ? culprits::lockers
+                                                        : culprits::writers);
   }
   into.asked = wanted;
   into.never_changes = from.known.sealed_memory || from.known.verity;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "source.hpp"
 
+#include <errno.h>
 #include <linux/magic.h>
 #include <linux/stat.h>
 #include <sys/mman.h>
@@ -122,6 +123,9 @@ bool is_mapped_in_pieces(int fd, std::uint64_t offset, std::uint64_t length) noe
   constexpr std::uint64_t huge_bytes = std::uint64_t{2} << 20, little = std::uint64_t{256} << 10;
   const std::uint64_t first = (offset + length / 2) & ~(huge_bytes - 1);
   if (first < offset || first + huge_bytes > offset + length) return true;
+  std::byte any;
+  for (const std::uint64_t at : {first, first + little})
+    if (kernel::pread_cached(fd, &any, 1, at) == -EAGAIN) return false;  // storage would be waited for
   const long address = kernel::map(nullptr, huge_bytes, PROT_READ, MAP_SHARED, fd, first);
   if (kernel::failed(address)) return false;
   const auto touch = [&](std::uint64_t at) {

@@ -148,8 +148,9 @@ typedef struct still_options {
  * Lifetime: until the last owner's still_close. Works for empty files.
  * Errors: those of open(2); EISDIR; ERANGE, EOVERFLOW for the range; EINVAL, E2BIG for the options; EMFILE,
  * ENOMEM; the STILL_ERROR_... above. still_message says which file, what is in the way, and what would help.
- * Cost: a file up to 512 KiB costs one read into recycled memory (up to 16 MiB where that memory is warm and a
- * mapping would take many page faults); above that a mapping and about 6 us for the lease, whatever the size.
+ * Cost: a file up to 512 KiB costs one read into recycled memory (up to 2 MiB where that memory is warm, to
+ * 8 MiB where a mapping would take many page faults as well); above that a mapping and about 6 us for the
+ * lease, whatever the size.
  * The first lease of a process starts the warden's threads (about 0.1 ms).
  * Kernel: 5.10 or later; levels are better from 6.13 on (multigrain time stamps).
  * Sources: open(2), fcntl(2) "Leases", kernel fs/locks.c. */
@@ -191,7 +192,8 @@ STILL_API still_snapshot* still_share(still_snapshot* snapshot);
 
 /* 0 only where it is proved that the path still names this inode and that its bytes are the snapshot's:
  * sealed; or the lease held unbroken and the size equal; or stamps equal on ext4, XFS and btrfs where the
- * snapshot is at least VERIFIED. Otherwise 1. Opened by descriptor: the path question is left out, and a copy
+ * snapshot is at least VERIFIED. Otherwise 1: always of a copy from tmpfs, whose stamps prove nothing, and what is
+ * leased there once may be copied the next time (see still_open, copy_max). Opened by descriptor: the path question is left out, and a copy
  * always answers 1, for nothing of the file is kept to ask.
  * Cost: three to six system calls. */
 STILL_API int still_changed(const still_snapshot* snapshot);
@@ -307,7 +309,7 @@ typedef struct still_settings {
                                    the root of its mount, /var/tmp and /tmp (not where these are tmpfs);
                                    $STILLMAP_TMPDIR */
   uint64_t copy_max;            /* largest file that is copied where it could be mapped; where copying is cheaper on this
-                                   machine (some 512 KiB, 16 MiB where the same process does it again and again); 1:
+                                   machine (some 512 KiB, 8 MiB where the same process does it again and again); 1:
                                    none; $STILLMAP_COPY_MAX */
 } still_settings;
 

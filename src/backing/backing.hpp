@@ -45,7 +45,7 @@ struct opening {
   facts known;
   const request& wanted;
   plan chosen;
-  bool at_rest_alone = false;  // a copy is to be tried at rest and in no other way
+  bool once = false;  // a copy is to be tried in the way that comes first, and in no other
 
   pool::buffer arrived;  // of a stream, what came before a copy of it met the budget: it comes once
   std::size_t arrived_bytes = 0;

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <limits>
 
-#include "crossing.hpp"
 #include "memory.hpp"
 #include "pool.hpp"
 #include "warden/warden.hpp"
@@ -61,11 +60,9 @@ struct copier {
       return fails({bad, "the file became shorter"});
     if (const taking none = to.shape(from, into, length + from.wanted.padding); none.error != 0)
       return fails(none);
-    const std::int64_t begin = from.chosen.warm_copy ? kernel::now_ns() : 0;
     if (const long bad = kernel::pread(from.fd(), into.mapped, length, from.wanted.offset, done);
         bad != 0)
       return fails({error_of(bad), "read"});
-    if (from.chosen.warm_copy) crossing::note_copy(length, kernel::now_ns() - begin);
     return done == length ? attempt::taken : attempt::changed;
   }
 
@@ -199,11 +196,12 @@ taking copy_sized(opening& from, held& into, const destination& to) noexcept {
     into.stamped = stamped;
     return finish_copy(into, length, from.wanted.padding, to);
   };
-  if (from.chosen.copy_at_rest && !to.in_file) {
-    const attempt result = work.at_rest();
+  if (from.once || (from.chosen.copy_at_rest && !to.in_file)) {
+    const bool proved = !from.chosen.copy_at_rest || require != STILL_TORN;
+    const attempt result = from.chosen.copy_at_rest ? work.at_rest() : work.under_lease();
     if (result == attempt::failed) return to.drop(into), work.error;
-    if (result == attempt::taken) return done(work.done, require != STILL_TORN);
-    if (from.at_rest_alone) return to.drop(into), taking{STILL_ERROR_CHANGING, "it is not at rest any more"};
+    if (result == attempt::taken) return done(work.done, proved);
+    if (from.once) return to.drop(into), taking{STILL_ERROR_CHANGING, "it is not at rest"};
   }
   for (int i = 0; i < attempts; ++i) {
     // A writer who comes and goes: give it ever more time.

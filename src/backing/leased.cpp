@@ -128,7 +128,7 @@ taking take(opening& from, held& into) noexcept {
 }
 
 void release(held& one) noexcept {
-  const bool placed = one.hold->placed;
+  const bool placed = one.hold->placed || one.hold->asked.access == STILL_ACCESS_RANDOM;
   const std::size_t bytes = one.size + one.hold->asked.padding;
   if (warden::close(*one.hold) && !placed) pool::note_closed_mapping(bytes);
 }

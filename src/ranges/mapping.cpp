@@ -377,7 +377,10 @@ long map_snapshot(void* where, std::size_t length, int protection, int flags, in
       if (protection != PROT_READ) wanted.backing = STILL_COPIED;
       int refused = small ? copy_at_once(fd, first, available, place.base, one) : int{STILL_ERROR_OVER_BUDGET};
       // What is too large for memory, a private file may hold.
-      if (refused == STILL_ERROR_OVER_BUDGET) refused = open_into(nullptr, fd, wanted, one, nullptr);
+      if (refused == STILL_ERROR_OVER_BUDGET) {
+        refused = open_into(nullptr, fd, wanted, one, nullptr);
+        if (small && refused != 0) refused = ENOMEM;
+      }
       if (refused == ERANGE) continue;  // shorter by now
       if (refused != 0) return as_mmap_says(refused);
       into = {one.how, one.held.when};

@@ -48,6 +48,13 @@ with tempfile.TemporaryDirectory() as folder:
     status, out, err = run("explain", "--json", "--require=torn", "--offset=100", "--length=50", "--padding=64", path)
     check(json.loads(out)[0]["result"]["size"] == 50, "a part of a file")
 
+    os.environ["STILLMAP_COPY_MAX"] = "4999"
+    status, out, err = run("explain", "--json", path)
+    file = json.loads(out)[0]
+    check(file["facts"]["copied up to"].startswith("4999 bytes"), f"$STILLMAP_COPY_MAX: {file['facts']}")
+    check(not any(step["reason"].startswith("small") for step in file["plan"]), "$STILLMAP_COPY_MAX: not small any more")
+    del os.environ["STILLMAP_COPY_MAX"]
+
     status, out, err = run("explain", "--json", "--backing=sealed", path)
     check(status == 2 and json.loads(out)[0]["message"], "an impossible way: status 2 and a message")
     check("result" not in json.loads(out)[0], "an impossible way: no result")

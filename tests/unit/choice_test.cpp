@@ -60,13 +60,13 @@ const situation situations[] = {
      "L C"},
     {"... and not in small folios",
      [](facts& f, request&, machine& m) {
-       f.at_open.size = 16 * mib;
+       f.at_open.size = 8 * mib;
        f.small_folios = m.warm_memory = true;
      },
      "C L"},
-    {"... nor beyond what the pool keeps",
+    {"... nor beyond what the processor's caches hold",
      [](facts& f, request&, machine& m) {
-       f.at_open.size = 16 * mib + 1;
+       f.at_open.size = 8 * mib + 1;
        f.small_folios = m.warm_memory = true;
      },
      "L C"},

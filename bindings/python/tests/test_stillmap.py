@@ -25,6 +25,9 @@ import unittest
 import weakref
 import zlib
 
+# What is larger than 512 KiB is leased, however often it is opened. Before the first open.
+os.environ.setdefault("STILLMAP_COPY_MAX", str(512 * 1024))
+
 import stillmap
 
 try:
@@ -33,7 +36,7 @@ except ImportError:
     numpy = None
     print("skip: numpy is missing: its part is left out", file=sys.stderr)
 
-LARGE = 4 << 20  # leased the first time; what is smaller than 512 KiB is copied
+LARGE = 4 << 20  # leased; what is smaller than 512 KiB is copied
 SMALL = 1000
 
 # name: folder
